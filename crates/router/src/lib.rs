@@ -29,6 +29,9 @@
 //! A filter costs about 130 bytes for each level it shares with no other filter: the caller bounds
 //! the levels of a filter and the subscriptions of a session.
 //!
+//! A filter is taken as written: of a shared subscription (`$share/…`) the caller passes what follows
+//! its ShareName.
+//!
 //! # Determinism
 //! Equal calls give equal results, in an order that is stated at each method: replicas route alike.
 //! No clock, no thread, no hashing.

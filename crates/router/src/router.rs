@@ -363,4 +363,14 @@ mod tests {
             [("a/#", Some(identifier(1))), ("b", Some(identifier(2)))]
         );
     }
+
+    #[test]
+    fn a_listed_filter_does_not_pin_the_read_buffer() {
+        let mut router = Router::new();
+        let read = filter("a/b");
+        router.subscribe("c", &read, at(Qos::AtMostOnce));
+        let kept = router.subscriptions(&"c").next().unwrap().0;
+        assert_eq!(kept, &read);
+        assert_ne!(kept.as_bytes().as_ptr(), read.as_bytes().as_ptr());
+    }
 }
