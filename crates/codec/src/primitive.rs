@@ -34,6 +34,12 @@ impl Utf8 {
         &self.0
     }
 
+    /// The text as bytes that share the buffer, at the cost of one atomic increment.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        self.0.clone()
+    }
+
     /// Whether the string has no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {

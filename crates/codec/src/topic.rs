@@ -31,6 +31,12 @@ impl TopicName {
         self.0.as_bytes()
     }
 
+    /// The text as bytes that share the buffer, at the cost of one atomic increment.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        self.0.to_bytes()
+    }
+
     /// The topic levels, in order; `a//b` has an empty one in the middle. A name has up to 65,536
     /// levels: do not recurse over them.
     #[must_use]
@@ -111,6 +117,12 @@ impl TopicFilter {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
+    }
+
+    /// The text as bytes that share the buffer, at the cost of one atomic increment.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        self.0.to_bytes()
     }
 
     /// The levels of the whole text. Take [`share`](Self::share) apart first.
