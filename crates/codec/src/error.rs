@@ -34,7 +34,7 @@ pub enum DecodeError {
         packet_type: u8,
     },
     /// Reserved bits of the first byte do not have their value.
-    #[error("fixed header flags of {packet:?} are {flags:#06b}")]
+    #[error("fixed header flags of {packet} are {flags:#06b}")]
     FlagsInvalid {
         /// Packet type.
         packet: PacketType,
@@ -48,7 +48,7 @@ pub enum DecodeError {
     #[error("DUP is set on a QoS 0 PUBLISH")]
     DupWithQos0,
     /// Something came before CONNECT.
-    #[error("first packet is {packet:?}, not CONNECT")]
+    #[error("first packet is {packet}, not CONNECT")]
     NotConnect {
         /// What came instead.
         packet: PacketType,
@@ -57,7 +57,7 @@ pub enum DecodeError {
     #[error("second CONNECT on one connection")]
     SecondConnect,
     /// A packet that only the other side may send.
-    #[error("{packet:?} comes from the wrong side")]
+    #[error("{packet} comes from the wrong side")]
     WrongSender {
         /// What came.
         packet: PacketType,
@@ -105,7 +105,7 @@ pub enum DecodeError {
     #[error("packet ends inside a field")]
     Truncated,
     /// Bytes after the last field.
-    #[error("{packet:?} has bytes after its last field")]
+    #[error("{packet} has bytes after its last field")]
     TrailingBytes {
         /// Packet type.
         packet: PacketType,
@@ -126,7 +126,7 @@ pub enum DecodeError {
         bytes: usize,
     },
     /// Packet Identifier 0.
-    #[error("packet identifier of {packet:?} is 0")]
+    #[error("packet identifier of {packet} is 0")]
     PacketIdZero {
         /// Packet type.
         packet: PacketType,
@@ -209,7 +209,7 @@ pub enum DecodeError {
     #[error("UNSUBSCRIBE has no topic filter")]
     UnsubscribeEmpty,
     /// SUBACK or, in 5.0, UNSUBACK without codes.
-    #[error("{packet:?} has no reason code")]
+    #[error("{packet} has no reason code")]
     ReasonCodesMissing {
         /// Packet type.
         packet: PacketType,
@@ -227,7 +227,7 @@ pub enum DecodeError {
     #[error("No Local on a shared subscription")]
     NoLocalOnShared,
     /// A Reason Code that this packet, or its sender, cannot use.
-    #[error("{packet:?} cannot have reason code {code:#04x}")]
+    #[error("{packet} cannot have reason code {code:#04x}")]
     ReasonCodeInvalid {
         /// Packet type.
         packet: PacketType,
@@ -300,7 +300,7 @@ pub enum EncodeError {
         bytes: usize,
     },
     /// AUTH before MQTT 5.0, or a DISCONNECT with a Reason Code, which 3.1.1 cannot say.
-    #[error("{packet:?} cannot be sent to a peer of this version")]
+    #[error("{packet} cannot be sent to a peer of this version")]
     NotInVersion {
         /// Packet type.
         packet: PacketType,
@@ -315,13 +315,13 @@ pub enum EncodeError {
     #[error("PUBLISH has neither topic name nor topic alias")]
     TopicMissing,
     /// SUBSCRIBE, UNSUBSCRIBE, SUBACK or UNSUBACK without entries.
-    #[error("{packet:?} has no entries")]
+    #[error("{packet} has no entries")]
     Empty {
         /// Packet type.
         packet: PacketType,
     },
     /// A Reason Code that this packet cannot have, or that has no return code in 3.1.1.
-    #[error("{packet:?} cannot have reason code {code:?}")]
+    #[error("{packet} cannot have reason code {code:?}")]
     ReasonCodeInvalid {
         /// Packet type.
         packet: PacketType,

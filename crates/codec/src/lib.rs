@@ -4,6 +4,8 @@
 //! Strings and payloads borrow from the read buffer; what is kept for long is first `detached`.
 
 mod client_id;
+mod decode;
+mod encode;
 mod error;
 mod message;
 mod packet;
@@ -16,6 +18,10 @@ mod time;
 mod topic;
 
 pub use client_id::ClientId;
+pub use decode::{Decoder, Limits};
+pub use encode::{
+    PublishHeader, TopicForm, encode, encode_publish, encoded_len, encoded_publish_len,
+};
 pub use error::{DecodeError, EncodeError};
 pub use message::{Message, MessageProperties, PayloadFormat};
 pub use packet::{

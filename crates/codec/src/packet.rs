@@ -5,9 +5,11 @@ mod auth;
 mod connack;
 mod connect;
 mod disconnect;
-mod publish;
+pub(crate) mod publish;
 mod subscribe;
 mod unsubscribe;
+
+use std::fmt;
 
 use crate::error::DecodeError;
 
@@ -111,6 +113,28 @@ impl PacketType {
         self as u8
     }
 
+    /// The name in the standard.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "CONNECT",
+            Self::Connack => "CONNACK",
+            Self::Publish => "PUBLISH",
+            Self::Puback => "PUBACK",
+            Self::Pubrec => "PUBREC",
+            Self::Pubrel => "PUBREL",
+            Self::Pubcomp => "PUBCOMP",
+            Self::Subscribe => "SUBSCRIBE",
+            Self::Suback => "SUBACK",
+            Self::Unsubscribe => "UNSUBSCRIBE",
+            Self::Unsuback => "UNSUBACK",
+            Self::Pingreq => "PINGREQ",
+            Self::Pingresp => "PINGRESP",
+            Self::Disconnect => "DISCONNECT",
+            Self::Auth => "AUTH",
+        }
+    }
+
     /// The lower four bits of the first byte. PUBLISH has its own [MQTT-2.1.3-1].
     pub(crate) const fn flags(self) -> u8 {
         match self {
@@ -150,6 +174,12 @@ impl PacketType {
     }
 }
 
+impl fmt::Display for PacketType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 impl TryFrom<u8> for PacketType {
     type Error = DecodeError;
 
@@ -165,13 +195,10 @@ impl TryFrom<u8> for PacketType {
 
 /// An MQTT Control Packet of any version.
 ///
+/// PUBLISH is not boxed: it is the most frequent, and a box is an allocation per message.
 /// Fields that a version lacks are empty after decoding and left out in encoding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are those of table 2-1")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "PUBLISH is the largest and the most frequent: boxing it costs an allocation per message"
-)]
 pub enum Packet {
     Connect(Box<Connect>),
     Connack(Box<Connack>),

@@ -3,6 +3,10 @@
 use std::fmt;
 use std::num::NonZeroU16;
 
+use crate::error::DecodeError;
+use crate::packet::PacketType;
+use crate::primitive::Reader;
+
 /// A Packet Identifier: 1 to 65,535, never 0 [MQTT-2.2.1-3].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PacketId(NonZeroU16);
@@ -26,6 +30,10 @@ impl PacketId {
     #[must_use]
     pub const fn get(self) -> u16 {
         self.0.get()
+    }
+
+    pub(crate) fn decode(packet: PacketType, reader: &mut Reader) -> Result<Self, DecodeError> {
+        Self::new(reader.u16()?).ok_or(DecodeError::PacketIdZero { packet })
     }
 }
 

@@ -144,10 +144,6 @@ impl Reader {
         self.0.is_empty()
     }
 
-    pub(crate) const fn remaining(&self) -> usize {
-        self.0.len()
-    }
-
     pub(crate) fn u8(&mut self) -> Result<u8, DecodeError> {
         self.0.try_get_u8().or(Err(DecodeError::Truncated))
     }
@@ -191,8 +187,8 @@ impl Reader {
     }
 
     /// All that is left.
-    pub(crate) fn rest(self) -> Bytes {
-        self.0
+    pub(crate) fn take_rest(&mut self) -> Bytes {
+        std::mem::take(&mut self.0)
     }
 }
 
@@ -230,6 +226,11 @@ impl<'a> Writer<'a> {
     /// The first error met on the way.
     pub(crate) fn finish(self) -> Result<usize, EncodeError> {
         self.error.map_or(Ok(self.length), Err)
+    }
+
+    /// Bytes so far, whether legal or not.
+    pub(crate) const fn written(&self) -> usize {
+        self.length
     }
 
     /// Notes that the packet cannot be encoded; the first note wins.
@@ -348,10 +349,9 @@ mod tests {
                 Err(DecodeError::StringNotUtf8 { valid_up_to: 0 })
             );
         }
-        let long = "x".repeat(65_536);
-        assert!(Utf8::try_from(&long[1..]).is_ok());
+        assert!(Utf8::try_from("x".repeat(65_535).as_str()).is_ok());
         assert_eq!(
-            Utf8::try_from(&long[..]),
+            Utf8::try_from("x".repeat(65_536).as_str()),
             Err(DecodeError::StringTooLong { bytes: 65_536 })
         );
     }

@@ -164,12 +164,8 @@ impl TryFrom<Utf8> for TopicFilter {
         match split_share(text.as_str()) {
             Some((name, filter)) => {
                 check_share_name(name)?;
-                check_levels(filter.ok_or(DecodeError::ShareFilterMissing)?).map_err(|error| {
-                    match error {
-                        DecodeError::TopicFilterEmpty => DecodeError::ShareFilterMissing,
-                        other => other,
-                    }
-                })?;
+                let filter = filter.filter(|filter| !filter.is_empty());
+                check_levels(filter.ok_or(DecodeError::ShareFilterMissing)?)?;
             }
             None => check_levels(text.as_str())?,
         }

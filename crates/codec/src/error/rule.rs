@@ -34,9 +34,11 @@ const fn rule(reason_code: ReasonCode, v5: &'static str, v311: &'static str) -> 
 /// A rule that only MQTT 5.0 has; the error does not occur in other versions.
 const ONLY_V5: &str = "none";
 
+/// A rule that 5.0 dropped.
+const ONLY_V311: &str = "none";
+
 /// Looks up the rule that `error` says was broken.
 #[rustfmt::skip]
-#[expect(clippy::too_many_lines, reason = "a table, one row per variant")]
 pub(super) const fn of(error: &DecodeError) -> Rule {
     use DecodeError as E;
     use ReasonCode as R;
@@ -99,9 +101,6 @@ pub(super) const fn of(error: &DecodeError) -> Rule {
         E::TooMany { .. } => rule(R::QuotaExceeded, "section 2.4", "section 4.8"),
     }
 }
-
-/// A rule that 5.0 dropped.
-const ONLY_V311: &str = "none";
 
 const fn flags(packet: PacketType) -> Rule {
     match packet {

@@ -1,6 +1,10 @@
 //! DISCONNECT (section 3.14).
 
-use crate::primitive::Utf8;
+use crate::decode::Rules;
+use crate::error::{DecodeError, EncodeError};
+use crate::packet::{PacketType, ProtocolVersion, Sender};
+use crate::primitive::{Reader, Utf8, Writer};
+use crate::property::{Place, Properties, PropertyId};
 use crate::reason_code::ReasonCode;
 
 /// The last packet on a connection. Before MQTT 5.0 only a client sends it, and it has no fields.
@@ -29,5 +33,52 @@ impl Disconnect {
             user_properties: Vec::new(),
             server_reference: None,
         }
+    }
+}
+
+impl Disconnect {
+    pub(crate) fn decode(reader: &mut Reader, rules: &Rules) -> Result<Self, DecodeError> {
+        let packet = PacketType::Disconnect;
+        let mut disconnect = Self::default();
+        if rules.version < ProtocolVersion::V5 || reader.is_empty() {
+            return Ok(disconnect);
+        }
+        disconnect.reason_code = ReasonCode::decode(reader.u8()?, packet, rules.sender)?;
+        if reader.is_empty() {
+            return Ok(disconnect);
+        }
+        let properties = Properties::decode(reader, Place::Packet(packet), &rules.limits)?;
+        if properties.session_expiry_interval.is_some() && rules.sender == Sender::Server {
+            return Err(DecodeError::SessionExpiryFromServer);
+        }
+        disconnect.session_expiry_interval = properties.session_expiry_interval;
+        disconnect.reason_string = properties.reason_string;
+        disconnect.user_properties = properties.message.user_properties;
+        disconnect.server_reference = properties.server_reference;
+        Ok(disconnect)
+    }
+
+    pub(crate) fn write(&self, version: ProtocolVersion, writer: &mut Writer<'_>) {
+        let packet = PacketType::Disconnect;
+        if version < ProtocolVersion::V5 {
+            if self.reason_code != ReasonCode::Success {
+                writer.refuse(EncodeError::NotInVersion { packet });
+            }
+            return;
+        }
+        if *self == Self::default() {
+            return;
+        }
+        writer.reason_code(packet, self.reason_code);
+        if *self == Self::new(self.reason_code) {
+            return;
+        }
+        writer.properties(|writer| {
+            let expiry = self.session_expiry_interval;
+            writer.property_u32(PropertyId::SessionExpiryInterval, expiry);
+            writer.property_utf8(PropertyId::ReasonString, self.reason_string.as_ref());
+            writer.user_properties(&self.user_properties);
+            writer.property_utf8(PropertyId::ServerReference, self.server_reference.as_ref());
+        });
     }
 }
