@@ -1,0 +1,435 @@
+//! Real broker processes on loopback that form one cluster: started, killed, suspended, restarted.
+//!
+//! Nodes are named by their id, from 1. All of them end with the [`Cluster`], also when a test
+//! panics; then the history of all clients, the seed and the ends of the nodes' logs are printed.
+
+mod node;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use self::node::{Node, configuration_path};
+use crate::history::History;
+use crate::http;
+use crate::process::{Process, tail};
+use crate::scale::Random;
+use crate::shim::Shim;
+use crate::wait::wait_until;
+
+/// A node's id.
+pub type NodeId = u16;
+
+/// Clusters that may run at once in this test process: more would measure the machine, not us.
+const CLUSTERS_MAX: u32 = 2;
+static CLUSTERS: Semaphore = Semaphore::const_new(CLUSTERS_MAX as usize);
+
+/// Until all nodes of a new or healed cluster are ready, on a busy machine.
+pub const READY_WITHIN: Duration = Duration::from_secs(60);
+/// Lines of history, and of each node's log, that a failing test prints.
+const HISTORY_LINES_MAX: usize = 4_000;
+const LOG_LINES_MAX: usize = 150;
+
+/// How a cluster is set up.
+#[derive(Debug, Clone)]
+pub struct ClusterOptions {
+    /// The binary `holdfast`.
+    pub binary: PathBuf,
+    /// Nodes, ids from 1.
+    pub nodes: u16,
+    /// Shards.
+    pub shards: u16,
+    /// Our own cap on messages in flight to one client.
+    pub inflight_max: u16,
+    /// Nothing else may run beside it: for tests that measure time.
+    pub alone: bool,
+    /// Nodes start with the fsync shim.
+    pub shim: bool,
+}
+
+impl ClusterOptions {
+    /// Three nodes, four shards, 100 messages in flight.
+    #[must_use]
+    pub fn new(binary: impl Into<PathBuf>) -> Self {
+        Self {
+            binary: binary.into(),
+            nodes: 3,
+            shards: 4,
+            inflight_max: 100,
+            alone: false,
+            shim: false,
+        }
+    }
+}
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    name: &'static str,
+    options: ClusterOptions,
+    nodes: BTreeMap<NodeId, Node>,
+    history: History,
+    random: Random,
+    directory: TempDir,
+    _permit: SemaphorePermit<'static>,
+}
+
+impl Cluster {
+    /// Starts all nodes and waits until each is ready. `name` is that of the test.
+    ///
+    /// # Panics
+    /// When a node can't be started or does not become ready.
+    pub async fn start(name: &'static str, options: ClusterOptions) -> Self {
+        let permits = if options.alone { CLUSTERS_MAX } else { 1 };
+        let permit = CLUSTERS
+            .acquire_many(permits)
+            .await
+            .expect("the semaphore is never closed");
+        let directory = tempfile::Builder::new().prefix("holdfast-test-").tempdir();
+        let directory = directory.expect("the temporary directory is writable");
+        let ids = 1..=options.nodes;
+        let nodes = ids
+            .map(|id| (id, Node::new(id, &options, directory.path())))
+            .collect();
+        let random = Random::from_environment();
+        let history = History::new();
+        let mut cluster = Self {
+            name,
+            options,
+            nodes,
+            history,
+            random,
+            directory,
+            _permit: permit,
+        };
+        cluster.write_configurations();
+        for id in cluster.ids() {
+            cluster.spawn(id);
+        }
+        cluster.wait_ready().await;
+        cluster
+    }
+
+    /// The ids of all nodes, running or not.
+    #[must_use]
+    pub fn ids(&self) -> Vec<NodeId> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// All nodes but `id`, from the one after it.
+    #[must_use]
+    pub fn others(&self, id: NodeId) -> Vec<NodeId> {
+        let ids = self.ids();
+        let (before, after): (Vec<_>, Vec<_>) = ids
+            .into_iter()
+            .filter(|other| *other != id)
+            .partition(|other| *other < id);
+        after.into_iter().chain(before).collect()
+    }
+
+    /// Where a node's clients connect.
+    #[must_use]
+    pub fn mqtt(&self, id: NodeId) -> SocketAddr {
+        self.node(id).mqtt.address()
+    }
+
+    /// Where the clients of all nodes but `id` connect.
+    #[must_use]
+    pub fn mqtt_of_others(&self, id: NodeId) -> Vec<SocketAddr> {
+        self.others(id)
+            .into_iter()
+            .map(|other| self.mqtt(other))
+            .collect()
+    }
+
+    /// Where clients connect, from node `first` on.
+    #[must_use]
+    pub fn mqtt_from(&self, first: NodeId) -> Vec<SocketAddr> {
+        std::iter::once(first)
+            .chain(self.others(first))
+            .map(|id| self.mqtt(id))
+            .collect()
+    }
+
+    /// The history that all clients of this test share.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// This test's random numbers.
+    pub fn random(&mut self) -> &mut Random {
+        &mut self.random
+    }
+
+    /// Shards of this cluster.
+    #[must_use]
+    pub fn shards(&self) -> u16 {
+        self.options.shards
+    }
+
+    /// A node's data folder.
+    #[must_use]
+    pub fn data_dir(&self, id: NodeId) -> &Path {
+        &self.node(id).data_dir
+    }
+
+    /// A node's shim.
+    ///
+    /// # Panics
+    /// When the cluster was started without.
+    #[must_use]
+    pub fn shim(&self, id: NodeId) -> &Shim {
+        self.node(id)
+            .shim
+            .as_ref()
+            .expect("this cluster was started with the shim")
+    }
+
+    /// kill -9; returns when the process is gone.
+    pub fn kill(&mut self, id: NodeId) -> Instant {
+        self.history.note(format!("kill -9 node {id}"));
+        let node = self.node_mut(id);
+        node.suspended = false;
+        let at = node.process.take().map(|mut process| process.kill());
+        at.unwrap_or_else(Instant::now)
+    }
+
+    /// kill -9 of all nodes, none of which sees another one go.
+    pub fn kill_all(&mut self) {
+        self.history.note("kill -9 of all nodes");
+        for node in self.nodes.values_mut() {
+            if let Some(process) = &mut node.process {
+                process.kill_without_waiting();
+            }
+        }
+        for node in self.nodes.values_mut() {
+            node.suspended = false;
+            node.process = None;
+        }
+    }
+
+    /// Starts a node that was killed. Does not wait for it to be ready.
+    ///
+    /// # Panics
+    /// When it is running.
+    pub fn restart(&mut self, id: NodeId) {
+        self.history.note(format!("restart node {id}"));
+        self.spawn(id);
+    }
+
+    /// Starts all nodes that are not running and waits until each is ready.
+    pub async fn restart_all(&mut self) {
+        for id in self.ids() {
+            if self.node(id).process.is_none() {
+                self.restart(id);
+            }
+        }
+        self.wait_ready().await;
+    }
+
+    /// SIGSTOP: the process neither reads nor answers nor dies.
+    pub fn suspend(&mut self, id: NodeId) {
+        self.history.note(format!("SIGSTOP node {id}"));
+        self.signal(id, Signal::STOP);
+        self.node_mut(id).suspended = true;
+    }
+
+    /// SIGCONT.
+    pub fn wake(&mut self, id: NodeId) {
+        self.history.note(format!("SIGCONT node {id}"));
+        self.signal(id, Signal::CONT);
+        self.node_mut(id).suspended = false;
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&mut self, id: NodeId) {
+        self.history.note(format!("SIGTERM node {id}"));
+        self.signal(id, Signal::TERM);
+    }
+
+    /// Waits until every running node answers `/readyz` with 200.
+    ///
+    /// # Panics
+    /// When one does not, or exits.
+    pub async fn wait_ready(&mut self) {
+        for id in self.running() {
+            self.wait_node_ready(id).await;
+        }
+    }
+
+    /// Waits until one node answers `/readyz` with 200.
+    ///
+    /// # Panics
+    /// When it does not, or exits.
+    pub async fn wait_node_ready(&mut self, id: NodeId) {
+        let admin = self.node(id).admin.address();
+        let process = self
+            .nodes
+            .get_mut(&id)
+            .and_then(|node| node.process.as_mut())
+            .expect("it runs");
+        let took = wait_until(&format!("node {id} is ready"), READY_WITHIN, async || {
+            if let Some(status) = process.exit_status() {
+                panic!(
+                    "node {id} ended with {status}:\n{}",
+                    process.log_tail(LOG_LINES_MAX)
+                );
+            }
+            matches!(http::get(admin, "/readyz").await, Some((200, _)))
+        })
+        .await;
+        self.history
+            .note(format!("node {id} is ready after {took:?}"));
+    }
+
+    /// Whether a node answers `/readyz` with 200 now.
+    pub async fn is_ready(&self, id: NodeId) -> bool {
+        matches!(self.get(id, "/readyz").await, Some((200, _)))
+    }
+
+    /// `GET` against a node's admin port.
+    pub async fn get(&self, id: NodeId, path: &str) -> Option<(u16, String)> {
+        http::get(self.node(id).admin.address(), path).await
+    }
+
+    /// A node's metrics; none when it does not answer.
+    pub async fn metrics(&self, id: NodeId) -> Vec<http::Sample> {
+        self.get(id, "/metrics")
+            .await
+            .map(|(_, text)| http::parse_metrics(&text))
+            .unwrap_or_default()
+    }
+
+    /// The leader of every shard, once each shard has exactly one among the running nodes.
+    ///
+    /// # Panics
+    /// When a shard has none.
+    pub async fn leaders(&self) -> BTreeMap<u16, NodeId> {
+        let mut leaders = BTreeMap::new();
+        wait_until("every shard has one leader", READY_WITHIN, async || {
+            leaders = self.claimed_leaders().await;
+            leaders.len() == usize::from(self.options.shards)
+        })
+        .await;
+        self.history
+            .note(format!("leaders (shard: node): {leaders:?}"));
+        leaders
+    }
+
+    async fn claimed_leaders(&self) -> BTreeMap<u16, NodeId> {
+        let mut claims: BTreeMap<u16, Vec<NodeId>> = BTreeMap::new();
+        for id in self.running() {
+            let samples = self.metrics(id).await;
+            for sample in samples.iter().filter(|sample| is_leader(sample)) {
+                if let Some(shard) = sample
+                    .labels
+                    .get("shard")
+                    .and_then(|text| text.parse().ok())
+                {
+                    claims.entry(shard).or_default().push(id);
+                }
+            }
+        }
+        claims
+            .into_iter()
+            .filter_map(|(shard, nodes)| (nodes.len() == 1).then(|| (shard, nodes[0])))
+            .collect()
+    }
+
+    /// The nodes that run and are not suspended.
+    #[must_use]
+    pub fn running(&self) -> Vec<NodeId> {
+        let running = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.process.is_some() && !node.suspended);
+        running.map(|(id, _)| *id).collect()
+    }
+
+    /// The end of a node's log.
+    #[must_use]
+    pub fn node_log(&self, id: NodeId) -> String {
+        tail(&self.node(id).options.log, LOG_LINES_MAX)
+    }
+
+    fn signal(&mut self, id: NodeId, signal: Signal) {
+        if let Some(process) = &mut self.node_mut(id).process {
+            process.signal(signal);
+        }
+    }
+
+    fn spawn(&mut self, id: NodeId) {
+        let node = self.node_mut(id);
+        assert!(node.process.is_none(), "node {id} runs already");
+        if let Some(shim) = &node.shim {
+            shim.begin_life();
+        }
+        node.process = Some(Process::start(&node.options));
+    }
+
+    fn node(&self, id: NodeId) -> &Node {
+        self.nodes
+            .get(&id)
+            .unwrap_or_else(|| panic!("there is no node {id}"))
+    }
+
+    fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        self.nodes
+            .get_mut(&id)
+            .unwrap_or_else(|| panic!("there is no node {id}"))
+    }
+
+    fn write_configurations(&self) {
+        let peers: Vec<String> = self
+            .nodes
+            .iter()
+            .map(|(id, node)| format!("\"{id}@{}\"", node.cluster.address()))
+            .collect();
+        let peers = peers.join(", ");
+        for (id, node) in &self.nodes {
+            let text = node.configuration(*id, &peers, &self.options);
+            std::fs::write(configuration_path(self.directory.path(), *id), text)
+                .expect("it is writable");
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let mut text = format!(
+            "\n==== {} failed ====\n{}",
+            self.name,
+            self.history.render(HISTORY_LINES_MAX)
+        );
+        for (id, node) in &self.nodes {
+            let log = tail(&node.options.log, LOG_LINES_MAX);
+            text.push_str(&format!("---- end of the log of node {id} ----\n{log}\n"));
+        }
+        let seed = self.random.seed();
+        let again = format!(
+            "HOLDFAST_TEST_SEED={seed} cargo test --release -p node --test process {}",
+            self.name
+        );
+        text.push_str(&format!("---- again: {again} ----"));
+        crate::skip::report(&text);
+    }
+}
+
+fn is_leader(sample: &http::Sample) -> bool {
+    let is_role = sample.name == "holdfast_raft_role";
+    is_role
+        && sample
+            .labels
+            .get("role")
+            .is_some_and(|role| role == "leader")
+        && sample.value > 0.5
+}

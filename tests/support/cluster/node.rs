@@ -1,0 +1,103 @@
+//! One node of a cluster: its process, ports, files and configuration (OPERATIONS section 2).
+
+use std::path::{Path, PathBuf};
+
+use super::{ClusterOptions, NodeId};
+use crate::ports::Port;
+use crate::process::{Process, ProcessOptions};
+use crate::shim::Shim;
+
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) process: Option<Process>,
+    pub(super) options: ProcessOptions,
+    pub(super) data_dir: PathBuf,
+    pub(super) shim: Option<Shim>,
+    pub(super) mqtt: Port,
+    pub(super) cluster: Port,
+    pub(super) admin: Port,
+    pub(super) suspended: bool,
+}
+
+impl Node {
+    pub(super) fn new(id: NodeId, options: &ClusterOptions, directory: &Path) -> Self {
+        let data_dir = directory.join(format!("node-{id}"));
+        let shim = options
+            .shim
+            .then(|| Shim::new(&directory.join(format!("shim-{id}")), &data_dir));
+        let environment = shim.as_ref().map(Shim::environment).unwrap_or_default();
+        let configuration = configuration_path(directory, id);
+        Self {
+            process: None,
+            options: ProcessOptions {
+                binary: options.binary.clone(),
+                arguments: vec!["run".into(), "--config".into(), configuration.into()],
+                environment,
+                log: directory.join(format!("node-{id}.log")),
+            },
+            data_dir,
+            shim,
+            mqtt: Port::reserve(),
+            cluster: Port::reserve(),
+            admin: Port::reserve(),
+            suspended: false,
+        }
+    }
+
+    pub(super) fn configuration(
+        &self,
+        id: NodeId,
+        peers: &str,
+        options: &ClusterOptions,
+    ) -> String {
+        let Self {
+            mqtt,
+            cluster,
+            admin,
+            ..
+        } = self;
+        let (mqtt, cluster, admin) = (mqtt.address(), cluster.address(), admin.address());
+        let data_dir = self.data_dir.display();
+        let ClusterOptions {
+            shards,
+            inflight_max,
+            ..
+        } = options;
+        format!(
+            r#"[node]
+id = {id}
+data_dir = "{data_dir}"
+
+[cluster]
+name = "test"
+listen = "{cluster}"
+advertise = "{cluster}"
+peers = [{peers}]
+shards = {shards}
+
+[[listener]]
+name = "tcp"
+kind = "mqtt"
+bind = "{mqtt}"
+
+[limits]
+inflight_max = {inflight_max}
+
+[auth]
+anonymous = "loopback"
+
+[admin]
+bind = "{admin}"
+
+[log]
+format = "json"
+level = "info"
+target = "stderr"
+"#
+        )
+    }
+}
+
+pub(super) fn configuration_path(directory: &Path, id: NodeId) -> PathBuf {
+    directory.join(format!("node-{id}.toml"))
+}
