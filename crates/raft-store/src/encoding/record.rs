@@ -1,0 +1,189 @@
+//! The values of the state tables. A value does not say what it is: its key does.
+
+use bytes::Bytes;
+use codec::{PacketId, Timestamp};
+use prost::Message;
+
+use super::answers::{responses_from_proto, responses_to_proto};
+use super::field::{
+    client_id_from_proto, client_id_to_proto, holder_from_proto, holder_to_proto, invalid,
+    packet_id_from_proto, present,
+};
+use super::message::{message_from_proto, message_to_proto};
+use super::session_parts::{
+    delivery_record_from_proto, delivery_record_to_proto, meta_from_proto, meta_to_proto,
+    subscription_from_proto, subscription_to_proto,
+};
+use super::{EncodingError, from_bytes, proto};
+use crate::ids::{Epoch, Holder, Incarnation};
+use crate::state::{StateKey, StateRecord};
+
+/// `record` as bytes, in one allocation of the exact size. A delivery names its body by its id.
+#[must_use]
+pub fn encode_record(record: &StateRecord) -> Vec<u8> {
+    match record {
+        StateRecord::Counters {
+            time,
+            next_epoch,
+            next_body,
+        } => proto::CountersRecord {
+            time_ms: time.as_millis(),
+            next_epoch: *next_epoch,
+            next_body: *next_body,
+        }
+        .encode_to_vec(),
+        StateRecord::Node {
+            incarnation,
+            down,
+            last_sequence,
+            answers,
+        } => proto::NodeRecord {
+            incarnation: incarnation.0,
+            down: *down,
+            last_sequence: *last_sequence,
+            answers: responses_to_proto(answers),
+        }
+        .encode_to_vec(),
+        StateRecord::Taken { upto } => proto::TakenRecord { upto: *upto }.encode_to_vec(),
+        StateRecord::Body {
+            message,
+            references,
+        } => proto::BodyRecord {
+            message: Some(message_to_proto(message)),
+            references: *references,
+        }
+        .encode_to_vec(),
+        StateRecord::Fence { epoch } => proto::FenceRecord { epoch: epoch.0 }.encode_to_vec(),
+        StateRecord::Session {
+            epoch,
+            holder,
+            formers,
+            hosted,
+        } => proto::SessionRecord {
+            epoch: epoch.0,
+            holder: holder.map(holder_to_proto),
+            formers: formers.iter().copied().map(former_to_proto).collect(),
+            hosted: hosted.as_ref().map(meta_to_proto),
+        }
+        .encode_to_vec(),
+        StateRecord::Inbound(packet_ids) => proto::InboundRecord {
+            packet_ids: packet_ids.iter().map(|id| id.get().into()).collect(),
+        }
+        .encode_to_vec(),
+        StateRecord::Subscription(subscription) => {
+            subscription_to_proto(subscription).encode_to_vec()
+        }
+        StateRecord::Delivery(record) => delivery_record_to_proto(record).encode_to_vec(),
+        StateRecord::Outbox { next_number } => proto::OutboxRecord {
+            next_number: *next_number,
+        }
+        .encode_to_vec(),
+        StateRecord::OutboxItem { publisher, body } => proto::OutboxItemRecord {
+            publisher: client_id_to_proto(publisher),
+            body: *body,
+        }
+        .encode_to_vec(),
+    }
+}
+
+/// Reads the value under `key`: the record of the same name.
+///
+/// The message of a body is made of slices of `bytes`, which hold little else.
+///
+/// # Errors
+/// What is broken.
+pub fn decode_record(key: &StateKey, bytes: Bytes) -> Result<StateRecord, EncodingError> {
+    match key {
+        StateKey::Counters => from_bytes("CountersRecord", bytes).map(counters_from_proto),
+        StateKey::Node(_) => node_from_proto(from_bytes("NodeRecord", bytes)?),
+        StateKey::Taken(_) => from_bytes("TakenRecord", bytes)
+            .map(|proto::TakenRecord { upto }| StateRecord::Taken { upto }),
+        StateKey::Body(_) => body_from_proto(from_bytes("BodyRecord", bytes)?),
+        StateKey::Fence(_) => {
+            from_bytes("FenceRecord", bytes).map(|fence: proto::FenceRecord| StateRecord::Fence {
+                epoch: Epoch(fence.epoch),
+            })
+        }
+        StateKey::Session(_) => session_from_proto(from_bytes("SessionRecord", bytes)?),
+        StateKey::Inbound(_) => inbound_from_proto(&from_bytes("InboundRecord", bytes)?),
+        StateKey::Subscription(..) => subscription_from_proto(from_bytes("Subscription", bytes)?)
+            .map(StateRecord::Subscription),
+        StateKey::Delivery(..) => delivery_record_from_proto(from_bytes("DeliveryRecord", bytes)?)
+            .map(StateRecord::Delivery),
+        StateKey::Outbox(_) => from_bytes("OutboxRecord", bytes)
+            .map(|proto::OutboxRecord { next_number }| StateRecord::Outbox { next_number }),
+        StateKey::OutboxItem(..) => {
+            let item: proto::OutboxItemRecord = from_bytes("OutboxItemRecord", bytes)?;
+            Ok(StateRecord::OutboxItem {
+                publisher: client_id_from_proto("OutboxItemRecord.publisher", &item.publisher)?,
+                body: item.body,
+            })
+        }
+    }
+}
+
+fn counters_from_proto(counters: proto::CountersRecord) -> StateRecord {
+    StateRecord::Counters {
+        time: Timestamp::from_millis(counters.time_ms),
+        next_epoch: counters.next_epoch,
+        next_body: counters.next_body,
+    }
+}
+
+fn node_from_proto(node: proto::NodeRecord) -> Result<StateRecord, EncodingError> {
+    Ok(StateRecord::Node {
+        incarnation: Incarnation(node.incarnation),
+        down: node.down,
+        last_sequence: node.last_sequence,
+        answers: responses_from_proto(node.answers)?,
+    })
+}
+
+fn body_from_proto(body: proto::BodyRecord) -> Result<StateRecord, EncodingError> {
+    if body.references == 0 {
+        return Err(invalid("BodyRecord.references", body.references));
+    }
+    Ok(StateRecord::Body {
+        message: message_from_proto(present("BodyRecord.message", body.message)?)?,
+        references: body.references,
+    })
+}
+
+fn session_from_proto(session: proto::SessionRecord) -> Result<StateRecord, EncodingError> {
+    Ok(StateRecord::Session {
+        epoch: Epoch(session.epoch),
+        holder: session.holder.map(holder_from_proto).transpose()?,
+        formers: session
+            .formers
+            .into_iter()
+            .map(former_from_proto)
+            .collect::<Result<_, _>>()?,
+        hosted: session.hosted.map(meta_from_proto).transpose()?,
+    })
+}
+
+fn former_to_proto((epoch, holder): (Epoch, Holder)) -> proto::Former {
+    proto::Former {
+        epoch: epoch.0,
+        holder: Some(holder_to_proto(holder)),
+    }
+}
+
+fn former_from_proto(former: proto::Former) -> Result<(Epoch, Holder), EncodingError> {
+    let holder = holder_from_proto(present("Former.holder", former.holder)?)?;
+    Ok((Epoch(former.epoch), holder))
+}
+
+fn inbound_from_proto(inbound: &proto::InboundRecord) -> Result<StateRecord, EncodingError> {
+    let field = "InboundRecord.packet_ids";
+    // This also bounds them: there are 65,535 at most.
+    if !inbound.packet_ids.is_sorted_by(|a, b| a < b) {
+        return Err(EncodingError::NotAscending { field });
+    }
+    let packet_ids: Result<Vec<PacketId>, _> = inbound
+        .packet_ids
+        .iter()
+        .map(|id| packet_id_from_proto(field, *id))
+        .collect();
+    packet_ids.map(StateRecord::Inbound)
+}
