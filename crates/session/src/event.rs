@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use codec::{Message, PacketId, Qos, ReasonCode, SubscriptionIdentifier, SubscriptionOptions, TopicFilter};
+use codec::{
+    Message, PacketId, Qos, ReasonCode, SubscriptionIdentifier, SubscriptionOptions, TopicFilter,
+};
 
 use crate::limits::SessionLimits;
 

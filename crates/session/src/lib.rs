@@ -47,6 +47,8 @@ mod subscriptions;
 pub use event::{Delivery, DropCause, Input, Output, Resend, StoredMessage, Subscription};
 pub use expiry::ConnectionState;
 pub use limits::{QueueOverflow, SessionLimits};
-pub use parts::{DeliveryParts, DeliveryPhase, DeliveryRecord, PartsError, SessionMeta, SessionParts};
+pub use parts::{
+    DeliveryParts, DeliveryPhase, DeliveryRecord, PartsError, SessionMeta, SessionParts,
+};
 pub use session::Session;
 pub use subscriptions::effective_qos;

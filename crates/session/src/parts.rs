@@ -327,3 +327,196 @@ fn qos_fits(qos: Qos, phase: DeliveryPhase) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use codec::{Message, MessageProperties, ReasonCode, TopicName};
+
+    use super::*;
+    use crate::event::Input;
+    use crate::session::Session;
+
+    /// Positions: 1 awaits PUBACK, 2 PUBREC, 3 and 4 PUBCOMP; 5 and 6 wait behind a window of 4.
+    fn parts() -> SessionParts {
+        let mut session = Session::new();
+        let mut out = Vec::new();
+        let mut apply = |input| session.apply(Timestamp::ZERO, input, &mut out);
+        apply(Input::Connect {
+            receive_maximum: 4,
+            session_expiry_interval_s: 60,
+            limits: SessionLimits::default(),
+        });
+        for id in 1..=6 {
+            let qos = if id == 1 {
+                Qos::AtLeastOnce
+            } else {
+                Qos::ExactlyOnce
+            };
+            apply(Input::Deliver(delivery(id, qos)));
+        }
+        for id in [4, 3] {
+            let packet_id = PacketId::new(id).unwrap();
+            let reason_code = ReasonCode::Success;
+            apply(Input::Pubrec {
+                packet_id,
+                reason_code,
+            });
+        }
+        let packet_id = PacketId::MIN;
+        apply(Input::ReceiveExactlyOnce { packet_id });
+        session.parts()
+    }
+
+    fn delivery(id: u64, qos: Qos) -> Delivery {
+        let message = Message {
+            topic: TopicName::try_from("t").unwrap(),
+            payload: bytes::Bytes::new(),
+            qos,
+            retain: false,
+            properties: MessageProperties::default(),
+        };
+        let body = Arc::new(StoredMessage { id, message });
+        let identifiers = vec![SubscriptionIdentifier::new(7).unwrap()];
+        Delivery {
+            body,
+            qos,
+            retain: true,
+            identifiers,
+        }
+    }
+
+    #[test]
+    fn parts_say_what_is_stored_under_each_position() {
+        let parts = parts();
+        let id = |value| PacketId::new(value).unwrap();
+        let phases: Vec<DeliveryPhase> = parts
+            .deliveries
+            .values()
+            .map(|delivery| delivery.record.phase)
+            .collect();
+        assert_eq!(
+            phases,
+            [
+                DeliveryPhase::AwaitPuback { packet_id: id(1) },
+                DeliveryPhase::AwaitPubrec { packet_id: id(2) },
+                DeliveryPhase::AwaitPubcomp {
+                    packet_id: id(3),
+                    pubrec_position: 2
+                },
+                DeliveryPhase::AwaitPubcomp {
+                    packet_id: id(4),
+                    pubrec_position: 1
+                },
+                DeliveryPhase::Queued,
+                DeliveryPhase::Queued,
+            ]
+        );
+        let first = &parts.deliveries[&1].record;
+        assert_eq!(
+            (first.body, first.qos, first.retain),
+            (1, Qos::AtLeastOnce, true)
+        );
+        assert_eq!(first.identifiers.len(), 1);
+        let received = &parts.deliveries[&3];
+        assert_eq!((received.record.body, &received.body), (0, &None));
+        assert!(received.record.identifiers.is_empty());
+        let session = Session::from_parts(parts.clone()).unwrap();
+        assert_eq!(session.parts(), parts);
+        for (position, delivery) in parts.deliveries {
+            assert_eq!(session.delivery_record(position), Some(delivery.record));
+        }
+        assert_eq!(session.delivery_record(0), None);
+        assert_eq!(session.delivery_record(7), None);
+    }
+
+    #[test]
+    fn a_damaged_meta_is_refused() {
+        let counter = PartsError::CounterOutOfRange;
+        assert_eq!(error_after(|p| p.meta.next_position = 0), counter);
+        assert_eq!(error_after(|p| p.meta.next_position = COUNTER_MAX), counter);
+        assert_eq!(error_after(|p| p.meta.next_pubrec_position = 0), counter);
+        let ends_at = Timestamp::ZERO;
+        for interval in [0, NEVER_S] {
+            let error = error_after(|p| {
+                let ends_at = Some(ends_at);
+                p.meta.connection = ConnectionState::Disconnected { ends_at };
+                p.meta.session_expiry_interval_s = interval;
+            });
+            assert_eq!(error, PartsError::EndWithoutExpiry { ends_at });
+        }
+        let error = error_after(|p| p.meta.client_receive_maximum = 5);
+        assert_eq!(error, PartsError::WindowHasRoom);
+        let error = error_after(|p| p.meta.awaiting_pubrel_max = 0);
+        assert_eq!(error, PartsError::TooManyAwaitingPubrel);
+    }
+
+    #[test]
+    fn deliveries_out_of_place_are_refused() {
+        let error = error_after(|p| p.meta.next_position = 6);
+        assert_eq!(error, PartsError::PositionOutOfRange { position: 6 });
+        let error = error_after(|p| p.meta.next_position = 8);
+        assert_eq!(error, PartsError::QueueGap { position: 7 });
+        for (from, to) in [(5, 4), (1, 6)] {
+            let error = error_after(|p| {
+                let delivery = p.deliveries.remove(&from).unwrap();
+                p.deliveries.insert(to, delivery);
+            });
+            assert_eq!(error, PartsError::QueueGap { position: 6 });
+        }
+        let error = error_after(|p| {
+            let packet_id = PacketId::MIN;
+            record_of(p, 2).phase = DeliveryPhase::AwaitPubrec { packet_id };
+        });
+        assert_eq!(error, PartsError::PacketIdTwice { position: 2 });
+    }
+
+    #[test]
+    fn records_that_contradict_themselves_are_refused() {
+        for (position, qos) in [
+            (1, Qos::ExactlyOnce),
+            (2, Qos::AtLeastOnce),
+            (3, Qos::AtLeastOnce),
+            (5, Qos::AtMostOnce),
+        ] {
+            let error = error_after(|p| record_of(p, position).qos = qos);
+            assert_eq!(error, PartsError::QosContradictsPhase { position });
+        }
+        for position in [1, 2, 3, 5] {
+            let error = error_after(|p| record_of(p, position).body = 9);
+            assert_eq!(error, PartsError::BodyContradictsRecord { position });
+        }
+        for position in [1, 2, 3, 5] {
+            let error = error_after(|p| {
+                let body = &mut p.deliveries.get_mut(&position).unwrap().body;
+                *body = body.is_none().then(|| delivery(0, Qos::ExactlyOnce).body);
+            });
+            assert_eq!(error, PartsError::BodyContradictsRecord { position });
+        }
+    }
+
+    #[test]
+    fn a_pubrec_position_is_given_once_and_below_the_next() {
+        for pubrec_position in [0, 1, 3] {
+            let mut parts = parts();
+            let packet_id = PacketId::new(3).unwrap();
+            record_of(&mut parts, 3).phase = DeliveryPhase::AwaitPubcomp {
+                packet_id,
+                pubrec_position,
+            };
+            // 1 belongs to position 4, which is met second.
+            let position = if pubrec_position == 1 { 4 } else { 3 };
+            let error = PartsError::PubrecPositionInvalid { position };
+            assert_eq!(Session::from_parts(parts), Err(error));
+        }
+    }
+
+    fn record_of(parts: &mut SessionParts, position: u64) -> &mut DeliveryRecord {
+        &mut parts.deliveries.get_mut(&position).unwrap().record
+    }
+
+    fn error_after(damage: impl FnOnce(&mut SessionParts)) -> PartsError {
+        let mut parts = parts();
+        damage(&mut parts);
+        Session::from_parts(parts).unwrap_err()
+    }
+}

@@ -75,3 +75,77 @@ impl Queue {
 pub(crate) fn size_bytes(delivery: &Delivery) -> u64 {
     u64::try_from(delivery.body.message.size()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use codec::{Message, MessageProperties, Qos, TopicName};
+
+    use super::*;
+    use crate::event::StoredMessage;
+
+    /// Topic and payload are `size` bytes.
+    fn delivery(id: u64, size: usize) -> Delivery {
+        let message = Message {
+            topic: TopicName::try_from("t").unwrap(),
+            payload: vec![0; size - 1].into(),
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            properties: MessageProperties::default(),
+        };
+        let body = Arc::new(StoredMessage { id, message });
+        Delivery {
+            body,
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            identifiers: Vec::new(),
+        }
+    }
+
+    fn limits(queue_messages_max: u32, queue_bytes_max: u64) -> SessionLimits {
+        SessionLimits {
+            queue_messages_max,
+            queue_bytes_max,
+            ..SessionLimits::default()
+        }
+    }
+
+    #[test]
+    fn both_limits_bound_what_waits() {
+        let mut queue = Queue::default();
+        queue.push(delivery(1, 4));
+        queue.push(delivery(2, 6));
+        assert_eq!((queue.len(), queue.bytes()), (2, 10));
+        for (messages, bytes, size, has_room) in [
+            (3, 11, 1, true),
+            (2, 11, 1, false),
+            (3, 10, 1, false),
+            (3, 10, 0, true),
+            (0, 99, 0, false),
+            (3, u64::MAX, u64::MAX, true),
+        ] {
+            assert_eq!(
+                queue.has_room(size, &limits(messages, bytes)),
+                has_room,
+                "{messages}"
+            );
+        }
+        assert!(Queue::could_fit(10, &limits(1, 10)));
+        assert!(!Queue::could_fit(11, &limits(1, 10)));
+        assert!(!Queue::could_fit(0, &limits(0, 10)));
+    }
+
+    #[test]
+    fn the_oldest_leaves_first_and_an_emptied_queue_keeps_little_memory() {
+        let mut queue = Queue::default();
+        for id in 0..1000 {
+            queue.push(delivery(id, 2));
+        }
+        for id in 0..1000 {
+            assert_eq!(queue.pop().map(|delivery| delivery.body.id), Some(id));
+        }
+        assert_eq!((queue.pop(), queue.bytes()), (None, 0));
+        assert!(queue.waiting.capacity() <= CAPACITY_KEPT);
+    }
+}
