@@ -184,3 +184,145 @@ fn write_body(packet: &Packet, version: ProtocolVersion, writer: &mut Writer<'_>
         Packet::Auth(auth) => auth.write(version, writer),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::message::MessageProperties;
+    use crate::packet::{
+        Ack, Auth, Connack, Connect, Disconnect, Publish, Suback, Subscribe, Unsubscribe,
+    };
+    use crate::primitive::Utf8;
+    use crate::reason_code::ReasonCode;
+    use crate::topic::TopicName;
+
+    const V311: ProtocolVersion = ProtocolVersion::V311;
+    const V5: ProtocolVersion = ProtocolVersion::V5;
+
+    fn publish() -> Publish {
+        Publish {
+            dup: false,
+            qos: Qos::AtMostOnce,
+            retain: false,
+            packet_id: None,
+            topic: Some(TopicName::try_from("t").unwrap()),
+            topic_alias: None,
+            payload: Bytes::new(),
+            properties: MessageProperties::default(),
+            subscription_identifiers: Vec::new(),
+        }
+    }
+
+    fn refused(packet: Packet, version: ProtocolVersion) -> EncodeError {
+        let mut out = BytesMut::from("before");
+        let error = encode(&packet, version, &mut out).unwrap_err();
+        assert_eq!(encoded_len(&packet, version), Err(error.clone()));
+        assert_eq!(out, "before");
+        error
+    }
+
+    #[test]
+    fn a_publish_that_contradicts_itself_is_refused_and_leaves_nothing_behind() {
+        let with_id = Publish {
+            packet_id: Some(PacketId::MIN),
+            ..publish()
+        };
+        let without_id = Publish {
+            qos: Qos::ExactlyOnce,
+            ..publish()
+        };
+        let dup = Publish {
+            dup: true,
+            ..publish()
+        };
+        let alias_only = Publish {
+            topic: None,
+            topic_alias: NonZeroU16::new(1),
+            ..publish()
+        };
+        let refused = |publish, version| refused(Packet::Publish(publish), version);
+        assert_eq!(refused(with_id, V5), EncodeError::PacketIdMismatch);
+        assert_eq!(refused(without_id, V311), EncodeError::PacketIdMismatch);
+        assert_eq!(refused(dup, V5), EncodeError::DupWithQos0);
+        assert_eq!(refused(alias_only, V311), EncodeError::TopicMissing);
+    }
+
+    #[test]
+    fn what_a_version_cannot_say_is_refused_where_leaving_it_out_would_mislead() {
+        let disconnect = Packet::Disconnect(Disconnect::new(ReasonCode::SessionTakenOver));
+        let packet = PacketType::Disconnect;
+        assert_eq!(
+            refused(disconnect, V311),
+            EncodeError::NotInVersion { packet }
+        );
+        let packet = PacketType::Auth;
+        let auth = Packet::Auth(Auth::default());
+        assert_eq!(refused(auth, V311), EncodeError::NotInVersion { packet });
+        let (packet, code) = (PacketType::Connack, ReasonCode::QuotaExceeded);
+        let connack = Packet::Connack(Box::new(Connack::refusal(code)));
+        let invalid = EncodeError::ReasonCodeInvalid { packet, code };
+        assert_eq!(refused(connack, V311), invalid);
+        let mut connect = Connect::new(V311, Utf8::default());
+        connect.password = Some(Bytes::new());
+        let connect = Packet::Connect(Box::new(connect));
+        assert_eq!(refused(connect, V311), EncodeError::PasswordWithoutUserName);
+    }
+
+    #[test]
+    fn packets_that_a_receiver_would_refuse_are_not_sent() {
+        let packet_id = PacketId::MIN;
+        let empty = |packet| EncodeError::Empty { packet };
+        let subscribe = Packet::Subscribe(Subscribe {
+            packet_id,
+            subscription_identifier: None,
+            user_properties: Vec::new(),
+            subscriptions: Vec::new(),
+        });
+        assert_eq!(refused(subscribe, V5), empty(PacketType::Subscribe));
+        let unsubscribe = Packet::Unsubscribe(Unsubscribe {
+            packet_id,
+            user_properties: Vec::new(),
+            filters: Vec::new(),
+        });
+        assert_eq!(refused(unsubscribe, V311), empty(PacketType::Unsubscribe));
+        let suback = Packet::Suback(Suback {
+            packet_id,
+            reason_string: None,
+            user_properties: Vec::new(),
+            reason_codes: Vec::new(),
+        });
+        assert_eq!(refused(suback, V5), empty(PacketType::Suback));
+        let (packet, code) = (PacketType::Pubrel, ReasonCode::QuotaExceeded);
+        let pubrel = Packet::Pubrel(Ack::new(packet_id, code));
+        let invalid = EncodeError::ReasonCodeInvalid { packet, code };
+        assert_eq!(refused(pubrel, V5), invalid);
+    }
+
+    #[test]
+    fn data_that_no_length_field_can_hold_is_refused() {
+        let correlation_data = Publish {
+            properties: MessageProperties {
+                correlation_data: Some(Bytes::from(vec![0; 65_536])),
+                ..MessageProperties::default()
+            },
+            ..publish()
+        };
+        let error = refused(Packet::Publish(correlation_data.clone()), V5);
+        assert_eq!(error, EncodeError::DataTooLong { bytes: 65_536 });
+        assert_eq!(encoded_len(&Packet::Publish(correlation_data), V311), Ok(5));
+    }
+
+    /// [MQTT-3.2.2-6]
+    #[test]
+    fn a_refusing_connack_never_says_session_present() {
+        let connack = Connack {
+            session_present: true,
+            ..Connack::refusal(ReasonCode::NotAuthorized)
+        };
+        let mut out = BytesMut::new();
+        encode(&Packet::Connack(Box::new(connack)), V311, &mut out).unwrap();
+        assert_eq!(&out[..], b"\x20\x02\x00\x05");
+    }
+}

@@ -8,7 +8,7 @@ use crate::reason_code::ReasonCode;
 
 /// Why bytes are not a legal packet, or a text not a legal topic or string.
 ///
-/// Every one of them ends the connection [MQTT-4.13.1-1] [MQTT-4.8.0-1]. What is sent before depends on
+/// Every one of them ends the connection [MQTT-4.13.1-1] [MQTT-4.8.0-1 of 3.1.1]. What is sent before depends on
 /// who is told: [`reason_code`](Self::reason_code) for 5.0,
 /// [`connack_return_code`](Self::connack_return_code) for 3.1 and 3.1.1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,35 @@
 //! The MQTT vocabulary and wire format, versions 3.1, 3.1.1 and 5.0.
 //!
-//! Pure: no sockets, no clock, nothing of sessions. Whatever arrives is an error, never a panic.
-//! Strings and payloads borrow from the read buffer; what is kept for long is first `detached`.
+//! Pure: no sockets, no clock, nothing of sessions.
+//!
+//! - In: [`Decoder::decode`] takes one packet at a time off a read buffer, and holds it against
+//!   everything that can be judged from this packet, its sender and the version alone. What depends
+//!   on the session (aliases above the maximum, quotas, identifiers in use) is left to others.
+//! - Out: [`encode`] for any packet; [`encode_publish`] for a message to a subscriber.
+//! - Errors: each [`DecodeError`] knows its Reason Code and the statement it breaks.
+//!
+//! Invariants:
+//! - **Whatever arrives is a packet or an error, never a panic.**
+//! - **Nothing is allocated for bytes that did not arrive**, and what is allocated for those that did
+//!   is bounded by [`Limits`].
+//! - **Strings and payloads borrow from the read buffer**; what is kept for long is first `detached`.
+//! - One packet model for all versions: what a version cannot say is absent after decoding and left
+//!   out in encoding.
+//!
+//! ```
+//! use bytes::BytesMut;
+//! use codec::{Decoder, Limits, Packet, ProtocolVersion};
+//!
+//! let mut decoder = Decoder::from_client(Limits::default());
+//! let mut buffer = BytesMut::from(&b"\x10\x0D\x00\x04MQTT\x04\x02\x00\x3C\x00"[..]);
+//! assert_eq!(decoder.decode(&mut buffer), Ok(None));
+//! buffer.extend_from_slice(b"\x01a");
+//! let Ok(Some(Packet::Connect(connect))) = decoder.decode(&mut buffer) else {
+//!     panic!("the CONNECT is complete");
+//! };
+//! assert_eq!(connect.client_id.as_str(), "a");
+//! assert_eq!(decoder.version(), Some(ProtocolVersion::V311));
+//! ```
 
 mod client_id;
 mod decode;

@@ -257,21 +257,8 @@ impl Properties {
             Id::ContentType => self.message.content_type = Some(block.utf8()?),
             Id::ResponseTopic => self.message.response_topic = Some(read_response_topic(block)?),
             Id::CorrelationData => self.message.correlation_data = Some(block.binary()?),
-            Id::UserProperty => {
-                check_count(&self.message.user_properties, "user properties", limits)?;
-                let pair = (block.utf8()?, block.utf8()?);
-                self.message.user_properties.push(pair);
-            }
-            Id::SubscriptionIdentifier => {
-                check_count(
-                    &self.subscription_identifiers,
-                    "subscription identifiers",
-                    limits,
-                )?;
-                let value = block.variable_byte_integer()?;
-                self.subscription_identifiers
-                    .push(SubscriptionIdentifier::new(value).ok_or_else(|| id.invalid())?);
-            }
+            Id::UserProperty => self.push_user_property(block, limits)?,
+            Id::SubscriptionIdentifier => self.push_subscription_identifier(block, limits)?,
             Id::SessionExpiryInterval => self.session_expiry_interval = Some(block.u32()?),
             Id::AssignedClientIdentifier => self.assigned_client_identifier = Some(block.utf8()?),
             Id::ServerKeepAlive => self.server_keep_alive = Some(block.u16()?),
@@ -319,6 +306,30 @@ impl Properties {
                 self.shared_subscription_available = Some(read_bool(id, block)?);
             }
         }
+        Ok(())
+    }
+
+    fn push_user_property(
+        &mut self,
+        block: &mut Reader,
+        limits: &Limits,
+    ) -> Result<(), DecodeError> {
+        let pairs = &mut self.message.user_properties;
+        check_count(pairs, "user properties", limits)?;
+        pairs.push((block.utf8()?, block.utf8()?));
+        Ok(())
+    }
+
+    fn push_subscription_identifier(
+        &mut self,
+        block: &mut Reader,
+        limits: &Limits,
+    ) -> Result<(), DecodeError> {
+        let ids = &mut self.subscription_identifiers;
+        check_count(ids, "subscription identifiers", limits)?;
+        let value = block.variable_byte_integer()?;
+        let id = SubscriptionIdentifier::new(value);
+        ids.push(id.ok_or_else(|| PropertyId::SubscriptionIdentifier.invalid())?);
         Ok(())
     }
 }
