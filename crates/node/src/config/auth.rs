@@ -1,0 +1,48 @@
+//! `[auth]`: who may connect.
+
+use super::later;
+use super::reader::{Reader, text};
+use super::value::{Kind, Table};
+
+/// `[auth]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthConfig {
+    /// `anonymous`: clients without credentials. Default `loopback`: a try-out on one machine
+    /// works, and nothing is open to the network by accident.
+    pub anonymous: AnonymousAccess,
+}
+
+/// Where clients may connect without credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnonymousAccess {
+    /// `"loopback"`: on listeners bound to a loopback address.
+    Loopback,
+    /// `true`: everywhere.
+    Always,
+    /// `false`: nowhere.
+    Never,
+}
+
+pub(super) fn read(reader: &mut Reader, root: &mut Table) -> AuthConfig {
+    let mut section = reader.section(root, "auth");
+    let default = (AnonymousAccess::Loopback, "\"loopback\"".to_owned());
+    let anonymous = section.read("anonymous", default, |value| {
+        let expected = "\"loopback\", true or false";
+        if let Kind::Boolean(always) = value.kind {
+            return Ok(if always {
+                AnonymousAccess::Always
+            } else {
+                AnonymousAccess::Never
+            });
+        }
+        match text(value, expected)? {
+            "loopback" => Ok(AnonymousAccess::Loopback),
+            "true" => Ok(AnonymousAccess::Always),
+            "false" => Ok(AnonymousAccess::Never),
+            _ => Err(format!("expected {expected}")),
+        }
+    });
+    later::auth(&mut section);
+    section.finish();
+    AuthConfig { anonymous }
+}

@@ -1,0 +1,191 @@
+//! Keys of features that this version does not have yet.
+//!
+//! They are known, so that a configuration file never needs two spellings; they may be absent, at
+//! their default, or off. Anything else is refused, because a broker that silently ignores
+//! `cert = …` is worse than one that does not start. When a feature is built, its keys move from
+//! here to the section that uses them.
+
+use super::reader::{Reader, Section, boolean};
+use super::units::{parse_duration, parse_size};
+use super::value::{Kind, Table, Value, quote};
+
+const MISSING: &str = "not available in this version";
+
+impl Section<'_> {
+    /// A key that takes only its default and whatever means "off", as TOML literals.
+    fn later(&mut self, key: &'static str, default: &str, off: &[&str]) {
+        let accepted: Vec<&str> = std::iter::once(default)
+            .chain(off.iter().copied())
+            .collect();
+        self.read(key, ((), default.to_owned()), |value| {
+            if accepted.iter().any(|literal| means(value, literal)) {
+                return Ok(());
+            }
+            Err(format!(
+                "{MISSING}: leave it out, or at {}",
+                accepted.join(" or ")
+            ))
+        });
+    }
+}
+
+/// Whether a value says the same as a TOML literal: `0`, `"0"`, `"0B"` are one size.
+fn means(value: &Value, literal: &str) -> bool {
+    let unquoted = literal.trim_matches('"');
+    match &value.kind {
+        Kind::Untyped(text) | Kind::String(text) => {
+            text == unquoted
+                || parse_duration(text)
+                    .is_some_and(|duration| parse_duration(unquoted) == Some(duration))
+                || parse_size(text).is_some_and(|bytes| parse_size(unquoted) == Some(bytes))
+                || (boolean(value).is_some() && boolean(value) == unquoted.parse().ok())
+        }
+        Kind::Integer(number) => {
+            u64::try_from(*number).is_ok_and(|number| parse_size(unquoted) == Some(number))
+        }
+        Kind::Boolean(_) => boolean(value) == unquoted.parse().ok(),
+        Kind::Float(number) => unquoted.parse().ok() == Some(*number),
+        Kind::List(items) => items.is_empty() && literal == "[]",
+        Kind::Datetime(_) | Kind::Table(_) => false,
+    }
+}
+
+/// An empty path or name: the feature is off.
+const OFF: &str = r#""""#;
+
+/// Keys of `[cluster]` and `[cluster.tls]`: nodes talk in the clear for now.
+pub(super) fn cluster(section: &mut Section<'_>) {
+    section.later("secret_file", OFF, &[]);
+    let mut tls = section.sub("tls");
+    for key in ["cert", "key", "ca"] {
+        tls.later(key, OFF, &[]);
+    }
+    tls.finish();
+}
+
+/// Keys of one `[[listener]]`.
+pub(super) fn listener(section: &mut Section<'_>) {
+    section.later("proxy_protocol", r#""off""#, &[]);
+    for key in ["cert", "key", "client_ca"] {
+        section.later(key, OFF, &[]);
+    }
+    section.later("client_cert", r#""none""#, &[]);
+    section.later("identity_from", r#""username""#, &[]);
+}
+
+/// Keys of `[mqtt]`.
+pub(super) fn mqtt(section: &mut Section<'_>) {
+    section.later("max_qos", "2", &[]);
+    section.later("max_topic_levels", "64", &[]);
+    section.later("retain_available", "true", &["false"]);
+    section.later("shared_subscriptions", "true", &["false"]);
+    section.later("wildcard_subscriptions", "true", &[]);
+    section.later("connect_timeout", r#""10s""#, &[]);
+    section.later("max_topic_length", "65535", &[]);
+    section.later("subscriptions_max", "10000", &[]);
+}
+
+/// Keys of `[limits]`.
+pub(super) fn limits(section: &mut Section<'_>) {
+    section.later("sessions_max", "0", &[]);
+    section.later("retained_max", "1000000", &[]);
+    section.later("retained_max_bytes", r#""1GiB""#, &[]);
+    section.later("connect_rate", "1000", &[]);
+    section.later("publish_rate", "0", &[]);
+    section.later("byte_rate", r#""0""#, &[]);
+    section.later("memory_high", r#""80%""#, &[]);
+}
+
+/// Keys of `[auth]`.
+pub(super) fn auth(section: &mut Section<'_>) {
+    for key in ["password_file", "scram_file", "ban_file"] {
+        section.later(key, OFF, &[]);
+    }
+    let mut jwt = section.sub("jwt");
+    jwt.later("jwks_file", OFF, &[]);
+    jwt.later("audience", OFF, &[]);
+    jwt.finish();
+    let mut http = section.sub("http");
+    http.later("url", OFF, &[]);
+    http.later("timeout", r#""2s""#, &[]);
+    http.later("cache", r#""60s""#, &[]);
+    http.finish();
+}
+
+/// Keys of `[admin]`: only health and metrics are served, which need no token.
+pub(super) fn admin(section: &mut Section<'_>) {
+    section.later("token_file", OFF, &[]);
+    section.later("metrics_auth", "false", &[]);
+    section.later("ui", "true", &["false"]);
+}
+
+/// A key, its default, and what else means "off".
+type LaterKey = (&'static str, &'static str, &'static [&'static str]);
+
+/// Sections that belong to later features altogether.
+pub(super) fn sections(reader: &mut Reader, root: &mut Table) {
+    let tables: [(&str, &[LaterKey]); 4] = [
+        (
+            "storage",
+            &[
+                ("block_cache", r#""256MiB""#, &[]),
+                ("snapshot_after", "100000", &[]),
+                ("min_free_disk", r#""1GiB""#, &[r#""0""#]),
+                ("disk_max", r#""0""#, &[]),
+            ],
+        ),
+        (
+            "shutdown",
+            &[
+                ("drain_timeout", r#""60s""#, &[]),
+                ("grace", r#""0s""#, &[]),
+                ("close_rate", "2000", &[]),
+            ],
+        ),
+        (
+            "sys_topics",
+            &[
+                ("enabled", "true", &["false"]),
+                ("interval", r#""10s""#, &[]),
+            ],
+        ),
+        ("otlp", &[("endpoint", OFF, &[]), ("sample", "0.01", &[])]),
+    ];
+    for (name, keys) in tables {
+        let mut section = reader.section(root, name);
+        for (key, default, off) in keys {
+            section.later(key, default, off);
+        }
+        section.finish();
+    }
+    for name in ["acl", "bridge"] {
+        refuse_list(reader, root, name);
+    }
+}
+
+/// Refuses `[[acl]]` and `[[bridge]]`: one line, whatever is in them.
+fn refuse_list(reader: &mut Reader, root: &mut Table, name: &str) {
+    let first = root.get(name).and_then(|value| match &value.kind {
+        Kind::List(items) => items.first().cloned(),
+        Kind::Untyped(_)
+        | Kind::String(_)
+        | Kind::Integer(_)
+        | Kind::Float(_)
+        | Kind::Boolean(_)
+        | Kind::Datetime(_)
+        | Kind::Table(_) => None,
+    });
+    reader.list(root, name);
+    if let Some(first) = first {
+        reader.complain(name, &first, format!("{MISSING}: leave it out"));
+    }
+}
+
+/// Refuses a word that is known but whose feature is not there, e.g. `kind = "wss"`.
+pub(super) fn refuse_word(word: &str, available: &str) -> String {
+    format!(
+        "{} is {MISSING}; available: {}",
+        quote(word),
+        quote(available)
+    )
+}

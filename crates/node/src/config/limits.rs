@@ -1,0 +1,65 @@
+//! `[limits]`: what one session may make the cluster keep.
+
+use super::later;
+use super::mqtt::MqttConfig;
+use super::reader::Reader;
+use super::value::Table;
+
+/// `[limits]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// `queue_max_messages`, 1..1000000000: messages that wait for one session. Default 100000.
+    pub queue_max_messages: u64,
+    /// `queue_max_bytes`, bytes, 1KiB..1TiB: the same in bytes. Default 256MiB: with the messages
+    /// above, some 2.6 KiB each.
+    pub queue_max_bytes: u64,
+    /// `queue_overflow`: what happens to a message that finds its queue full. Default `reject`: the
+    /// publisher is told, where the protocol can tell it.
+    pub queue_overflow: QueueOverflow,
+    /// `inflight_max`, 1..65535: unacknowledged QoS 1 and 2 messages that we send to one client;
+    /// its own Receive Maximum may be lower. Default 100, as for the other direction.
+    pub inflight_max: u16,
+}
+
+/// What happens to a message for a queue that is full. Each loss is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueOverflow {
+    /// `reject`: v5 QoS 1 publishers get reason code 0x97; otherwise as `DropNewest`.
+    Reject,
+    /// `drop_newest`: the new message is not queued.
+    DropNewest,
+    /// `drop_oldest`: the oldest queued message makes room.
+    DropOldest,
+    /// `disconnect`: the session's client is disconnected and the message not queued.
+    Disconnect,
+}
+
+pub(super) fn read(reader: &mut Reader, root: &mut Table, mqtt: &MqttConfig) -> LimitsConfig {
+    let mut section = reader.section(root, "limits");
+    let overflows = [
+        ("reject", QueueOverflow::Reject),
+        ("drop_newest", QueueOverflow::DropNewest),
+        ("drop_oldest", QueueOverflow::DropOldest),
+        ("disconnect", QueueOverflow::Disconnect),
+    ];
+    let config = LimitsConfig {
+        queue_max_messages: section.integer("queue_max_messages", 100_000, 1..=1_000_000_000),
+        queue_max_bytes: section.size("queue_max_bytes", 256 << 20, 1 << 10..=1 << 40),
+        queue_overflow: section.choice(
+            "queue_overflow",
+            "reject",
+            &overflows,
+            QueueOverflow::Reject,
+        ),
+        inflight_max: section.integer("inflight_max", 100, 1..=u16::MAX),
+    };
+    later::limits(&mut section);
+    section.finish();
+    if config.queue_max_bytes < u64::from(mqtt.max_packet_size) {
+        reader.conflict(
+            &["mqtt.max_packet_size", "limits.queue_max_bytes"],
+            "queue_max_bytes must be at least max_packet_size, or the largest messages never fit",
+        );
+    }
+    config
+}

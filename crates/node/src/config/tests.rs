@@ -1,0 +1,566 @@
+//! What an operator sees of the configuration: values, precedence, and every kind of mistake.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::*;
+
+/// Reads a file's text, with variables and flags.
+fn load(
+    text: &str,
+    environment: &[(&str, &str)],
+    flags: &[(&str, &str)],
+) -> Result<Loaded, ConfigError> {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("holdfast.toml");
+    std::fs::write(&file, text).unwrap();
+    Loaded::load(&Sources {
+        file: Some(file),
+        environment: environment
+            .iter()
+            .map(|(name, text)| (name.into(), text.into()))
+            .collect(),
+        overrides: flags
+            .iter()
+            .map(|(key, value)| Override {
+                key: (*key).to_owned(),
+                value: (*value).to_owned(),
+                flag: format!("--set {key}={value}"),
+            })
+            .collect(),
+    })
+}
+
+fn config(text: &str) -> Config {
+    load(text, &[], &[]).unwrap().config
+}
+
+/// The problems of a file, one line each, with the folder's name taken off.
+fn problems(text: &str) -> Vec<String> {
+    lines(&load(text, &[], &[]).unwrap_err())
+}
+
+fn lines(error: &ConfigError) -> Vec<String> {
+    let line = |line: &str| {
+        line.split_once("holdfast.toml:")
+            .map_or_else(|| line.to_owned(), |(_, rest)| rest.to_owned())
+    };
+    error.to_string().lines().map(line).collect()
+}
+
+/// Checks that a file has exactly one problem, which begins and goes on as given.
+#[track_caller]
+fn refused(text: &str, start: &str, part: &str) {
+    let lines = problems(text);
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    assert!(
+        lines[0].starts_with(start),
+        "{} does not start with {start}",
+        lines[0]
+    );
+    assert!(lines[0].contains(part), "{} lacks {part}", lines[0]);
+}
+
+const MEMBER: &str =
+    "[node]\nid = 1\n[cluster]\npeers = [\"1@a:7400\", \"2@b:7400\", \"3@c:7400\"]\n";
+
+#[test]
+fn without_a_file_it_is_one_durable_node_for_this_machine() {
+    let config = Config::default();
+    assert_eq!(config, Loaded::load(&Sources::default()).unwrap().config);
+    assert_eq!(config.node.id, 1);
+    assert_eq!(config.node.name, "node-1");
+    assert_eq!(config.node.data_dir, PathBuf::from("./holdfast-data"));
+    assert!(config.cluster.is_single_node());
+    assert_eq!(config.listeners.len(), 1);
+    assert_eq!(config.listeners[0].bind.to_string(), "127.0.0.1:1883");
+    assert_eq!(config.admin.bind.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.auth.anonymous, AnonymousAccess::Loopback);
+    assert_eq!(config.mqtt.max_packet_size, 1 << 20);
+    assert_eq!(config.mqtt.session_expiry_max_s, 7 * 86_400);
+    assert_eq!(config.mqtt.keep_alive_max_s, None);
+    assert_eq!(config.limits.queue_max_bytes, 256 << 20);
+}
+
+#[test]
+fn a_member_knows_its_peers_and_its_own_address() {
+    let config = config(MEMBER);
+    assert_eq!(config.cluster.peers.len(), 3);
+    assert_eq!(config.cluster.advertise.unwrap().to_string(), "a:7400");
+    assert_eq!(config.cluster.listen.to_string(), "0.0.0.0:7400");
+    assert_eq!(
+        config.cluster.election_timeout,
+        (Duration::from_millis(500), Duration::from_secs(1))
+    );
+    assert_eq!((config.cluster.shards, config.cluster.replicas), (4, 3));
+}
+
+/// Every key of the operator's reference, as it stands there, is known. Those of features that are
+/// not built yet stand at their defaults.
+#[test]
+fn every_key_of_the_reference_is_known() {
+    let reference = include_str!("reference.toml");
+    let loaded = load(reference, &[], &[]).unwrap();
+    let untouched: Vec<String> = loaded
+        .entries
+        .iter()
+        .filter(|entry| entry.origin == Origin::Default)
+        .map(Entry::full_key)
+        .collect();
+    assert_eq!(
+        untouched,
+        Vec::<String>::new(),
+        "known here, but not in the reference"
+    );
+}
+
+#[test]
+fn a_flag_stands_above_the_environment_above_the_file_above_the_default() {
+    let file = "[mqtt]\nreceive_maximum = 2\n";
+    let environment = [("HOLDFAST_MQTT__RECEIVE_MAXIMUM", "3")];
+    let flags = [("mqtt.receive_maximum", "4"), ("mqtt.receive_maximum", "5")];
+    let receive_maximum = |loaded: Loaded| loaded.config.mqtt.receive_maximum;
+    assert_eq!(receive_maximum(load("", &[], &[]).unwrap()), 100);
+    assert_eq!(receive_maximum(load(file, &[], &[]).unwrap()), 2);
+    assert_eq!(receive_maximum(load(file, &environment, &[]).unwrap()), 3);
+    assert_eq!(
+        receive_maximum(load(file, &environment, &flags).unwrap()),
+        5
+    );
+}
+
+#[test]
+fn variables_reach_places_in_lists() {
+    let environment = [
+        ("HOLDFAST_LISTENER__0__BIND", "0.0.0.0:2883"),
+        ("HOLDFAST_LISTENER__1__NAME", "second"),
+        ("HOLDFAST_LISTENER__1__BIND", "[::1]:2884"),
+        ("HOLDFAST_CLUSTER__PEERS", "1@a:1,2@b:1"),
+        ("HOLDFAST_NODE__ID", "2"),
+        ("HOLDFAST_CLUSTER__ELECTION_TIMEOUT__1", "2s"),
+        ("HOLDFAST_URL", "for other commands"),
+        ("PATH", "/bin"),
+    ];
+    let file = "[cluster]\nelection_timeout = [\"400ms\", \"1s\"]\n";
+    let config = load(file, &environment, &[]).unwrap().config;
+    assert_eq!(config.listeners[0].bind.to_string(), "0.0.0.0:2883");
+    assert_eq!(config.listeners[0].name, "tcp");
+    assert_eq!(config.listeners[1].name, "second");
+    assert_eq!(config.cluster.peers.len(), 2);
+    assert_eq!(
+        config.cluster.election_timeout,
+        (Duration::from_millis(400), Duration::from_secs(2))
+    );
+}
+
+#[test]
+fn the_log_variable_stands_above_the_key() {
+    let environment = [
+        ("HOLDFAST_LOG", "holdfast::raft=debug"),
+        ("HOLDFAST_LOG__LEVEL", "warn"),
+    ];
+    assert_eq!(
+        load("", &environment, &[]).unwrap().config.log.level,
+        "holdfast::raft=debug"
+    );
+}
+
+#[test]
+fn a_file_variable_holds_the_value_of_a_key_unless_it_is_a_key_itself() {
+    let scratch = tempfile::tempdir().unwrap();
+    let secret = scratch.path().join("secret");
+    std::fs::write(&secret, "from-file\n").unwrap();
+    let path = secret.to_str().unwrap();
+    let loaded = load("", &[("HOLDFAST_NODE__NAME_FILE", path)], &[]).unwrap();
+    assert_eq!(loaded.config.node.name, "from-file");
+    let error = load("", &[("HOLDFAST_CLUSTER__SECRET_FILE", path)], &[]).unwrap_err();
+    assert!(error.to_string().contains("cluster.secret_file"), "{error}");
+    let error = load("", &[("HOLDFAST_NODE__NAME_FILE", "/nowhere/at/all")], &[]).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("cannot read the secret from /nowhere/at/all"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_unknown_key_is_answered_with_the_nearest_one() {
+    refused(
+        "\n[mqtt]\nreceive_maximun = 3\n",
+        "3: mqtt.receive_maximun = 3: unknown key",
+        "mqtt.receive_maximum?",
+    );
+    refused(
+        "[mqtt]\ninflight_max = 3\n",
+        "2: mqtt.inflight_max",
+        "limits.inflight_max?",
+    );
+    refused("[clusters]\nname = \"x\"\n", "1: clusters", "cluster");
+    refused(
+        "[[listeners]]\nbind = \"1.1.1.1:1\"\n",
+        "1: listeners",
+        "listener?",
+    );
+    refused(
+        "[cluster.tls]\ncrt = \"x\"\n",
+        "2: cluster.tls.crt",
+        "cluster.tls.cert?",
+    );
+    refused(
+        "[[listener]]\nbnid = \"1.1.1.1:1\"\n",
+        "2: listener.0.bnid",
+        "listener.0.bind?",
+    );
+    refused("zzz = 1\n", "1: zzz = 1: unknown key", "config print");
+}
+
+#[test]
+fn a_wrong_value_for_nodes_is_answered_with_what_is_allowed() {
+    refused(
+        "[cluster]\nheartbeat = \"fast\"\n",
+        "2: cluster.heartbeat = \"fast\": ",
+        "\"100ms\"",
+    );
+    refused(
+        "[cluster]\nheartbeat = 100\n",
+        "2: cluster.heartbeat = 100: ",
+        "a duration from 1ms to 1m",
+    );
+    refused(
+        "[cluster]\nheartbeat = \"2h\"\n",
+        "2: cluster.heartbeat",
+        "from 1ms to 1m",
+    );
+    refused(
+        "[cluster]\nshards = 0\n",
+        "2: cluster.shards = 0: ",
+        "from 1 to 256",
+    );
+    refused(
+        "[cluster]\nshards = 257\n",
+        "2: cluster.shards = 257: ",
+        "from 1 to 256",
+    );
+    refused(
+        "[cluster]\nshards = \"4\"\n",
+        "2: cluster.shards = \"4\": ",
+        "got a string",
+    );
+    refused(
+        "[cluster]\nname = \"a b\"\n",
+        "2: cluster.name",
+        "letters, digits",
+    );
+    refused("[node]\nid = 0\n", "2: node.id = 0: ", "from 1 to 65535");
+    refused(
+        "[node]\nid = 65536\n",
+        "2: node.id = 65536: ",
+        "from 1 to 65535",
+    );
+}
+
+#[test]
+fn a_wrong_value_for_clients_is_answered_with_what_is_allowed() {
+    refused(
+        "[mqtt]\nmax_packet_size = \"1MB\"\n",
+        "2: mqtt.max_packet_size",
+        "\"1MiB\"",
+    );
+    refused(
+        "[mqtt]\nmax_packet_size = -5\n",
+        "2: mqtt.max_packet_size = -5",
+        "from 1KiB to 256MiB",
+    );
+    refused(
+        "[mqtt]\nkeep_alive_max = \"1500ms\"\n",
+        "2: mqtt.keep_alive_max",
+        "whole seconds",
+    );
+    refused(
+        "[limits]\nqueue_overflow = \"drop\"\n",
+        "2: limits.queue_overflow",
+        "\"drop_oldest\"",
+    );
+    refused(
+        "[auth]\nanonymous = \"yes\"\n",
+        "2: auth.anonymous",
+        "\"loopback\", true or false",
+    );
+    refused(
+        "[admin]\nbind = \"localhost:80\"\n",
+        "2: admin.bind = \"localhost:80\": ",
+        "IP:PORT",
+    );
+    refused(
+        "[log]\nlevel = \"loud\"\n",
+        "2: log.level = \"loud\": ",
+        "debug",
+    );
+    refused(
+        "[[listener]]\nkind = \"http\"\n",
+        "2: listener.0.kind",
+        "\"mqtt\"",
+    );
+    refused(
+        "mqtt = 3\n",
+        "1: mqtt = 3: ",
+        "expected a table, written [mqtt]",
+    );
+    refused(
+        "[listener]\nbind = \"1.1.1.1:1\"\n",
+        "1: listener",
+        "written [[listener]]",
+    );
+}
+
+#[test]
+fn a_feature_that_is_not_built_yet_is_refused_by_its_key() {
+    let missing = "not available in this version";
+    for (text, key) in [
+        ("[cluster]\nsecret_file = \"/s\"\n", "cluster.secret_file"),
+        ("[cluster.tls]\ncert = \"/c\"\n", "cluster.tls.cert"),
+        ("[storage]\nblock_cache = \"1GiB\"\n", "storage.block_cache"),
+        ("[[listener]]\nkind = \"wss\"\n", "listener.0.kind"),
+        (
+            "[[listener]]\nproxy_protocol = \"v1v2\"\n",
+            "listener.0.proxy_protocol",
+        ),
+        ("[mqtt]\nmax_qos = 1\n", "mqtt.max_qos"),
+        ("[limits]\nmemory_high = \"70%\"\n", "limits.memory_high"),
+        ("[auth]\nhttp = { url = \"http://x\" }\n", "auth.http.url"),
+        ("[admin]\ntoken_file = \"/t\"\n", "admin.token_file"),
+        ("[shutdown]\ngrace = \"5s\"\n", "shutdown.grace"),
+        ("[otlp]\nsample = 1.0\n", "otlp.sample"),
+    ] {
+        refused(text, &format!("2: {key} = "), missing);
+    }
+    refused("[[acl]]\nwho = \"all\"\n", "1: acl = ", missing);
+    refused("[[bridge]]\nhost = \"x\"\n", "1: bridge = ", missing);
+}
+
+#[test]
+fn off_and_the_default_of_such_a_feature_are_fine_however_written() {
+    config(
+        "[sys_topics]\nenabled = false\n[admin]\nui = false\n[storage]\nmin_free_disk = 0\ndisk_max = \"0B\"\nblock_cache = 268435456\n",
+    );
+    config("[shutdown]\ndrain_timeout = \"1m\"\n");
+    let environment = [
+        ("HOLDFAST_OTLP__SAMPLE", "0.01"),
+        ("HOLDFAST_ADMIN__UI", "false"),
+    ];
+    load("", &environment, &[]).unwrap();
+}
+
+#[test]
+fn timeouts_must_keep_the_order_that_the_lease_needs() {
+    refused(
+        "[cluster]\nlease = \"2s\"\n",
+        "2: cluster.lease = \"2s\": lease + quorum_lost_after",
+        "node_down_after = \"5s\" (default)",
+    );
+    refused(
+        "[cluster]\nelection_timeout = [\"1s\", \"500ms\"]\n",
+        "2: cluster.election_timeout",
+        "the shorter first",
+    );
+    refused(
+        "[cluster]\nelection_timeout = [\"1s\"]\n",
+        "2: cluster.election_timeout",
+        "two durations",
+    );
+    refused(
+        "[cluster]\nheartbeat = \"500ms\"\n",
+        "2: cluster.heartbeat",
+        "less than the shorter election_timeout",
+    );
+    refused(
+        "[cluster]\nlease = \"100ms\"\n",
+        "2: cluster.lease",
+        "longer than heartbeat",
+    );
+}
+
+#[test]
+fn peers_must_be_one_list_of_distinct_nodes_with_this_one_in_it() {
+    refused(
+        "[node]\nid = 1\n[cluster]\npeers = [\"1@a:1\", \"1@b:1\"]\n",
+        "4: cluster.peers",
+        "1@a:1 and 1@b:1",
+    );
+    refused(
+        "[node]\nid = 1\n[cluster]\npeers = [\"1@a:1\", \"2@a:1\"]\n",
+        "4: cluster.peers",
+        "an id and an address",
+    );
+    refused(
+        "[node]\nid = 1\n[cluster]\npeers = [\"a:1\"]\n",
+        "4: cluster.peers",
+        "ID@HOST:PORT",
+    );
+    refused(
+        "[node]\nid = 4\n[cluster]\npeers = [\"1@a:1\"]\n",
+        "2: node.id = 4",
+        "one of the ids in cluster.peers",
+    );
+    refused(
+        "[cluster]\npeers = [\"1@a:1\"]\n",
+        "2: cluster.peers",
+        "node.id is missing",
+    );
+    let four = "[node]\nid = 1\n[cluster]\npeers = [\"1@a:1\", \"2@b:1\", \"3@c:1\", \"4@d:1\"]\n";
+    refused(
+        four,
+        "4: cluster.peers",
+        "placement of shards on a subset of nodes is not available in this version",
+    );
+    refused(
+        "[cluster]\nlisten = \"0.0.0.0:1\"\n",
+        "2: cluster.listen",
+        "cluster.peers",
+    );
+}
+
+#[test]
+fn listeners_must_have_distinct_names_and_addresses() {
+    refused(
+        "[[listener]]\n[[listener]]\nname = \"second\"\n",
+        "2: listener.1.bind: ",
+        "missing",
+    );
+    refused(
+        "[[listener]]\nbind=\"1.1.1.1:1\"\n[[listener]]\nbind=\"1.1.1.1:2\"\nname=\"tcp\"\n",
+        "5: listener.1.name",
+        "of its own",
+    );
+    refused(
+        "[[listener]]\nbind=\"1.1.1.1:1\"\n[[listener]]\nbind=\"1.1.1.1:1\"\n",
+        "4: listener.1.bind",
+        "same address",
+    );
+    refused(
+        "[[listener]]\nbind=\"127.0.0.1:8080\"\n",
+        "2: listener.0.bind",
+        "same address",
+    );
+    config(
+        "[[listener]]\nbind=\"127.0.0.1:0\"\n[[listener]]\nbind=\"127.0.0.1:0\"\n[admin]\nbind=\"127.0.0.1:0\"\n",
+    );
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once() {
+    let lines =
+        problems("[mqtt]\nreceive_maximum = 0\nmax_qos = 7\nqos = 1\n[log]\nformat = \"xml\"\n");
+    assert_eq!(lines.len(), 4, "{lines:#?}");
+}
+
+#[test]
+fn what_is_no_toml_is_reported_by_line() {
+    refused("[mqtt]\nreceive_maximum = \n", "2: not valid TOML", "");
+    refused("[mqtt]\na = 1\na = 2\n", "3: not valid TOML", "duplicate");
+}
+
+#[test]
+fn mistakes_in_variables_and_flags_name_them() {
+    let error = load("", &[("HOLDFAST_MQTT__RECEIVE_MAXIMUM", "many")], &[])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with(
+            "environment variable HOLDFAST_MQTT__RECEIVE_MAXIMUM: mqtt.receive_maximum = \"many\""
+        ),
+        "{error}"
+    );
+    let error = load("", &[("HOLDFAST_LISTENER__1__BIND", "1.1.1.1:1")], &[])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("the next is listener.0"), "{error}");
+    let error = load("", &[], &[("mqtt.qos", "1")]).unwrap_err().to_string();
+    assert!(
+        error.starts_with("command line --set mqtt.qos=1: mqtt.qos"),
+        "{error}"
+    );
+    for key in [
+        "",
+        ".",
+        "mqtt",
+        "mqtt.receive_maximum.x",
+        "listener",
+        "listener.x.bind",
+        "listener.0",
+    ] {
+        let error = load(
+            "[mqtt]\nreceive_maximum = 7\n[[listener]]\n",
+            &[],
+            &[(key, "1")],
+        )
+        .unwrap_err();
+        assert_eq!(lines(&error).len(), 1, "{key}: {error}");
+    }
+}
+
+#[test]
+fn what_is_printed_reads_back_as_the_same_configuration() {
+    let environment = [
+        ("HOLDFAST_NODE__ID", "2"),
+        ("HOLDFAST_NODE__NAME", "true"),
+        ("HOLDFAST_AUTH__ANONYMOUS", "true"),
+        ("HOLDFAST_CLUSTER__ELECTION_TIMEOUT", "600ms,900ms"),
+        ("HOLDFAST_LISTENER__0__BIND", "127.0.0.1:1900"),
+        ("HOLDFAST_LISTENER__1__BIND", "127.0.0.1:1901"),
+        ("HOLDFAST_MQTT__MAX_PACKET_SIZE", "2048"),
+    ];
+    let loaded = load(MEMBER, &environment, &[]).unwrap();
+    for printed in [Printed::Written, Printed::Effective] {
+        let text = print(&loaded.entries, printed);
+        let again = load(&text, &[], &[]).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        assert_eq!(again.config, loaded.config, "{text}");
+    }
+    assert!(!print(&loaded.entries, Printed::Written).contains("[storage]"));
+}
+
+mod no_input_panics {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Pieces that are nearly right, so that the readers behind the parser are reached.
+    fn value() -> impl Strategy<Value = String> {
+        prop_oneof![
+            any::<i64>().prop_map(|number| number.to_string()),
+            any::<f64>().prop_map(|number| format!("{number:?}")),
+            "[0-9]{0,20}(ms|s|m|h|d|B|KiB|MiB|GiB|%)?".prop_map(|text| format!("{text:?}")),
+            "[0-9]{0,6}@[a-z\\[\\]:]{0,6}:[0-9]{0,6}".prop_map(|text| format!("[{text:?}]")),
+            "(true|false|from-hostname|\\[|\\]|\\{\\}|off|mqtt|\"|,|=)",
+            ".{0,12}",
+        ]
+    }
+
+    fn key() -> impl Strategy<Value = String> {
+        let known: Vec<String> = known_keys().into_iter().collect();
+        prop_oneof![prop::sample::select(known), "[a-z_.0-9]{0,12}", ".{0,8}"]
+    }
+
+    proptest! {
+        #[test]
+        fn in_a_file(lines in prop::collection::vec((key(), value()), 0..6), noise in ".{0,20}") {
+            let text: String = lines.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+            load(&text, &[], &[]).ok();
+            load(&format!("{text}{noise}"), &[], &[]).ok();
+            load(&text.replace(".0.", "."), &[], &[]).ok();
+        }
+
+        #[test]
+        fn in_variables_and_flags(pairs in prop::collection::vec((key(), value()), 0..6)) {
+            let names: Vec<(String, String)> = pairs
+                .iter()
+                .map(|(key, value)| (format!("HOLDFAST_{}", key.to_uppercase().replace('.', "__")), value.clone()))
+                .collect();
+            let environment: Vec<(&str, &str)> = names.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+            load(MEMBER, &environment, &[]).ok();
+            let flags: Vec<(&str, &str)> = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+            load(MEMBER, &[], &flags).ok();
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Why a node did not start or stopped early, with the exit code that tells a supervisor whether
+//! trying again can help.
+
+use std::error::Error;
+use std::net::SocketAddr;
+
+use crate::config::{ConfigError, Entry};
+use crate::data_dir::DataDirError;
+
+/// Exit code of a failure that may pass: a full disk, a child that died.
+const FAILED: u8 = 1;
+/// Exit code of a usage or configuration error: starting again changes nothing.
+const USAGE: u8 = 2;
+
+/// Why the process ends with an exit code other than 0.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// A socket cannot be bound: change the address, or stop what uses it.
+    #[error("{}{key} = \"{address}\": cannot listen there: {source}", prefix(.place))]
+    Bind {
+        /// Where the address was written, once known.
+        place: Option<String>,
+        /// The key that names the address, e.g. `listener.0.bind`.
+        key: String,
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A command cannot be carried out as it was given.
+    #[error("{0}")]
+    Usage(String),
+    /// Anything else: see the message.
+    #[error("{what}: {source}")]
+    Failed {
+        /// What was being done, in the operator's words.
+        what: String,
+        /// Why it failed.
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+impl StartError {
+    /// A failure while doing `what`.
+    pub fn failed(
+        what: impl Into<String>,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self::Failed {
+            what: what.into(),
+            source: source.into(),
+        }
+    }
+
+    /// A socket that cannot be bound.
+    pub fn bind(key: impl Into<String>, address: SocketAddr, source: std::io::Error) -> Self {
+        Self::Bind {
+            place: None,
+            key: key.into(),
+            address,
+            source,
+        }
+    }
+
+    /// Adds the file and line, the variable or the flag where the culprit was written.
+    #[must_use]
+    pub fn located(self, entries: &[Entry]) -> Self {
+        match self {
+            Self::Bind {
+                key,
+                address,
+                source,
+                ..
+            } => {
+                let place = entries.iter().find(|entry| entry.full_key() == key);
+                Self::Bind {
+                    place: place.map(|entry| entry.origin.to_string()),
+                    key,
+                    address,
+                    source,
+                }
+            }
+            Self::Config(_) | Self::DataDir(_) | Self::Usage(_) | Self::Failed { .. } => self,
+        }
+    }
+
+    /// 2: correct the command line, the configuration or the folder first. 1: it may pass.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Bind { .. } | Self::Usage(_) => USAGE,
+            Self::DataDir(error) if error.is_permanent() => USAGE,
+            Self::DataDir(_) | Self::Failed { .. } => FAILED,
+        }
+    }
+}
+
+/// `PLACE: ` when the place is known.
+fn prefix(place: &Option<String>) -> String {
+    place
+        .as_ref()
+        .map(|place| format!("{place}: "))
+        .unwrap_or_default()
+}

@@ -1,0 +1,315 @@
+//! Every metric: name, type, unit and help in one table; and the exporter that renders them.
+//!
+//! Record with the `metrics` macros and the names below, and keep the handle where a message
+//! passes: `let sent = counter!(PUBLISH_SENT_TOTAL, "qos" => "1");` once, `sent.increment(1)` per
+//! message. The crate raft-store cannot see this module: it uses the same names as text, and
+//! the rows marked (raft-store) are its contract. No label ever holds a client id or a topic.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::error::StartError;
+use crate::version;
+
+mod process;
+
+/// Connections open now. Label `listener`.
+pub const CONNECTIONS: &str = "holdfast_connections";
+/// Connections accepted. Label `listener`.
+pub const CONNECTIONS_OPENED_TOTAL: &str = "holdfast_connections_opened_total";
+/// Connections ended. Labels `listener`, `reason` (one of [`CLOSE_REASONS`]).
+pub const CONNECTIONS_CLOSED_TOTAL: &str = "holdfast_connections_closed_total";
+/// PUBLISH packets from clients. Label `qos`.
+pub const PUBLISH_RECEIVED_TOTAL: &str = "holdfast_publish_received_total";
+/// PUBLISH packets to clients. Label `qos`.
+pub const PUBLISH_SENT_TOTAL: &str = "holdfast_publish_sent_total";
+/// Messages not delivered. Label `reason` (one of [`DROP_REASONS`]).
+pub const MESSAGES_DROPPED_TOTAL: &str = "holdfast_messages_dropped_total";
+/// 1 while a peer answers. Label `peer`.
+pub const PEER_UP: &str = "holdfast_peer_up";
+/// Batches proposed (raft-store). Label `result`.
+pub const RAFT_PROPOSALS_TOTAL: &str = "holdfast_raft_proposals_total";
+/// Entries per log write (raft-store).
+pub const RAFT_APPEND_BATCH_ENTRIES: &str = "holdfast_raft_append_batch_entries";
+/// Time of each fsync of the log (raft-store); its `_count` is the number of fsyncs.
+pub const STORAGE_FSYNC_DURATION_SECONDS: &str = "holdfast_storage_fsync_duration_seconds";
+/// Last applied log index (raft-store). Label `shard`.
+pub const RAFT_APPLIED_INDEX: &str = "holdfast_raft_applied_index";
+/// Last committed log index known here (raft-store). Label `shard`.
+pub const RAFT_COMMIT_INDEX: &str = "holdfast_raft_commit_index";
+/// Changes of leader seen (raft-store). Label `shard`.
+pub const RAFT_LEADER_CHANGES_TOTAL: &str = "holdfast_raft_leader_changes_total";
+/// Current term (raft-store). Label `shard`.
+pub const RAFT_TERM: &str = "holdfast_raft_term";
+/// 1 while a leader is known here (raft-store). Label `shard`.
+pub const RAFT_HAS_LEADER: &str = "holdfast_raft_has_leader";
+/// Always 1. Labels `version`, `revision`, `rustc`.
+pub const BUILD_INFO: &str = "holdfast_build_info";
+/// Always 1. Labels `node`, `cluster`.
+pub const NODE_INFO: &str = "holdfast_node_info";
+
+/// Values of `reason` in [`CONNECTIONS_CLOSED_TOTAL`].
+pub const CLOSE_REASONS: [&str; 9] = [
+    "client",
+    "keepalive",
+    "takeover",
+    "kicked",
+    "protocol",
+    "tls",
+    "drain",
+    "overload",
+    "no_quorum",
+];
+
+/// Values of `reason` in [`MESSAGES_DROPPED_TOTAL`].
+pub const DROP_REASONS: [&str; 7] = [
+    "no_subscriber",
+    "queue_full",
+    "expired",
+    "too_large",
+    "no_local",
+    "quota",
+    "acl",
+];
+
+/// The type of a metric.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum MetricType {
+    /// Only grows; its name ends in `_total`.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts values by upper bound; its unit is the last word of its name.
+    Histogram(&'static [f64]),
+}
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Full name.
+    pub name: &'static str,
+    /// Its type.
+    pub metric_type: MetricType,
+    /// What it tells, for people.
+    pub help: &'static str,
+}
+
+/// From 50 µs, half an fsync of a fast disk, to 10 s, a disk that is failing.
+const SECONDS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+    1.0, 2.5, 5.0, 10.0,
+];
+/// From 1, nothing was batched, to more than a batch should hold.
+const ENTRIES: &[f64] = &[
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0,
+];
+
+/// Every metric of this version; those of the process are in `metrics/process.rs`.
+pub const TABLE: [Metric; 17] = [
+    gauge(CONNECTIONS, "Client connections open now."),
+    counter(CONNECTIONS_OPENED_TOTAL, "Client connections accepted."),
+    counter(
+        CONNECTIONS_CLOSED_TOTAL,
+        "Client connections ended, by reason.",
+    ),
+    counter(
+        PUBLISH_RECEIVED_TOTAL,
+        "PUBLISH packets received from clients, by QoS.",
+    ),
+    counter(
+        PUBLISH_SENT_TOTAL,
+        "PUBLISH packets sent to clients, by QoS.",
+    ),
+    counter(
+        MESSAGES_DROPPED_TOTAL,
+        "Messages not delivered to a subscriber, by reason.",
+    ),
+    gauge(PEER_UP, "1 while the peer answers heartbeats, else 0."),
+    counter(
+        RAFT_PROPOSALS_TOTAL,
+        "Command batches proposed to shards, by result.",
+    ),
+    histogram(
+        RAFT_APPEND_BATCH_ENTRIES,
+        ENTRIES,
+        "Raft log entries of all shards that one log write holds.",
+    ),
+    histogram(
+        STORAGE_FSYNC_DURATION_SECONDS,
+        SECONDS,
+        "Time of each fsync of the Raft log, in seconds.",
+    ),
+    gauge(
+        RAFT_APPLIED_INDEX,
+        "Index of the last Raft log entry applied on this node.",
+    ),
+    gauge(
+        RAFT_COMMIT_INDEX,
+        "Index of the last Raft log entry that this node knows as committed.",
+    ),
+    counter(
+        RAFT_LEADER_CHANGES_TOTAL,
+        "Changes of a shard's leader seen by this node.",
+    ),
+    gauge(RAFT_TERM, "Current Raft term."),
+    gauge(
+        RAFT_HAS_LEADER,
+        "1 while this node knows a leader of the shard, else 0.",
+    ),
+    gauge(BUILD_INFO, "Always 1; the labels say what was built."),
+    gauge(
+        NODE_INFO,
+        "Always 1; the labels say which node of which cluster this is.",
+    ),
+];
+
+const fn counter(name: &'static str, help: &'static str) -> Metric {
+    Metric {
+        name,
+        metric_type: MetricType::Counter,
+        help,
+    }
+}
+
+const fn gauge(name: &'static str, help: &'static str) -> Metric {
+    Metric {
+        name,
+        metric_type: MetricType::Gauge,
+        help,
+    }
+}
+
+const fn histogram(name: &'static str, bounds: &'static [f64], help: &'static str) -> Metric {
+    Metric {
+        name,
+        metric_type: MetricType::Histogram(bounds),
+        help,
+    }
+}
+
+/// How often recorded samples are folded into their histograms; bounds the memory they wait in.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Renders all metrics of this process as text.
+#[derive(Debug, Clone)]
+pub struct Exporter {
+    prometheus: PrometheusHandle,
+}
+
+static EXPORTER: OnceLock<Result<Exporter, String>> = OnceLock::new();
+
+impl Exporter {
+    /// Makes the `metrics` macros record from now on, for the whole process. A second call gives
+    /// the same exporter, so that tests may start several nodes in one process.
+    ///
+    /// # Errors
+    /// [`StartError::Failed`] when something else records metrics already.
+    pub fn install() -> Result<Self, StartError> {
+        let installed = EXPORTER.get_or_init(|| Self::new().map_err(|error| error.to_string()));
+        installed
+            .clone()
+            .map_err(|reason| StartError::failed("cannot start the metrics", reason))
+    }
+
+    fn new() -> Result<Self, metrics_exporter_prometheus::BuildError> {
+        let mut builder = PrometheusBuilder::new();
+        for metric in TABLE {
+            if let MetricType::Histogram(bounds) = metric.metric_type {
+                builder = builder
+                    .set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), bounds)?;
+            }
+        }
+        let prometheus = builder.install_recorder()?;
+        for metric in TABLE {
+            match metric.metric_type {
+                MetricType::Counter => ::metrics::describe_counter!(metric.name, metric.help),
+                MetricType::Gauge => ::metrics::describe_gauge!(metric.name, metric.help),
+                MetricType::Histogram(_) => {
+                    ::metrics::describe_histogram!(metric.name, metric.help)
+                }
+            }
+        }
+        let labels = [
+            ("version", version::VERSION),
+            ("revision", version::REVISION),
+            ("rustc", version::RUSTC),
+        ];
+        ::metrics::gauge!(BUILD_INFO, &labels).set(1.0);
+        Ok(Self { prometheus })
+    }
+
+    /// The text that Prometheus scrapes. Reads `/proc`.
+    pub fn render(&self) -> String {
+        let mut text = self.prometheus.render();
+        text.push_str(&process::render());
+        text
+    }
+
+    /// Starts the task that keeps the memory of histograms bounded.
+    pub fn spawn_upkeep(&self) -> tokio::task::JoinHandle<()> {
+        let prometheus = self.prometheus.clone();
+        tokio::spawn(async move {
+            let mut interval = tokio::time::interval(UPKEEP_EVERY);
+            loop {
+                interval.tick().await;
+                prometheus.run_upkeep();
+            }
+        })
+    }
+}
+
+/// Records who this node is.
+pub fn set_identity(node: &str, cluster: &str) {
+    let labels = [("node", node.to_owned()), ("cluster", cluster.to_owned())];
+    ::metrics::gauge!(NODE_INFO, &labels).set(1.0);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_metric_has_a_name_of_its_own_in_the_house_style_and_a_help() {
+        let mut names = BTreeSet::new();
+        for metric in TABLE {
+            assert!(names.insert(metric.name), "{} is there twice", metric.name);
+            assert!(metric.name.starts_with("holdfast_"), "{}", metric.name);
+            let is_counter = metric.metric_type == MetricType::Counter;
+            assert_eq!(
+                metric.name.ends_with("_total"),
+                is_counter,
+                "{}",
+                metric.name
+            );
+            assert!(metric.help.ends_with('.'), "{}", metric.help);
+        }
+    }
+
+    #[test]
+    fn histograms_render_with_their_buckets() {
+        let exporter = Exporter::install().unwrap();
+        ::metrics::histogram!(STORAGE_FSYNC_DURATION_SECONDS).record(0.002);
+        ::metrics::counter!(PUBLISH_RECEIVED_TOTAL, "qos" => "2").increment(3);
+        let text = exporter.render();
+        assert!(
+            text.contains("holdfast_storage_fsync_duration_seconds_bucket{le=\"0.0025\"}"),
+            "{text}"
+        );
+        assert!(
+            text.contains("holdfast_storage_fsync_duration_seconds_count 1"),
+            "{text}"
+        );
+        assert!(
+            text.contains("holdfast_publish_received_total{qos=\"2\"} 3"),
+            "{text}"
+        );
+        assert!(
+            text.contains("# HELP holdfast_publish_received_total PUBLISH packets"),
+            "{text}"
+        );
+    }
+}
