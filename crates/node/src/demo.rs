@@ -269,6 +269,8 @@ fn spawn(executable: &Path, node: &DemoNode) -> std::io::Result<Child> {
 
 /// Reports when a node ends, and when somebody has started it again.
 async fn watch(place: usize, node: DemoNode, mut child: Child, events: mpsc::Sender<Event>) {
+    // `wait` would close it, which tells the node to stop.
+    let _standard_input = child.stdin.take();
     let Ok(status) = child.wait().await else {
         return;
     };

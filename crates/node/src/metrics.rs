@@ -33,8 +33,12 @@ pub const PEER_UP: &str = "holdfast_peer_up";
 pub const RAFT_PROPOSALS_TOTAL: &str = "holdfast_raft_proposals_total";
 /// Entries per log write (raft-store).
 pub const RAFT_APPEND_BATCH_ENTRIES: &str = "holdfast_raft_append_batch_entries";
-/// Time of each fsync of the log (raft-store); its `_count` is the number of fsyncs.
+/// Time of each fsync of the log (raft-store).
 pub const STORAGE_FSYNC_DURATION_SECONDS: &str = "holdfast_storage_fsync_duration_seconds";
+/// fsyncs of the log that returned (raft-store).
+pub const STORAGE_FSYNCS_TOTAL: &str = "holdfast_storage_fsyncs_total";
+/// Writes and fsyncs that failed (raft-store): each stops what it was for.
+pub const STORAGE_FAILURES_TOTAL: &str = "holdfast_storage_failures_total";
 /// Last applied log index (raft-store). Label `shard`.
 pub const RAFT_APPLIED_INDEX: &str = "holdfast_raft_applied_index";
 /// Last committed log index known here (raft-store). Label `shard`.
@@ -43,6 +47,8 @@ pub const RAFT_COMMIT_INDEX: &str = "holdfast_raft_commit_index";
 pub const RAFT_LEADER_CHANGES_TOTAL: &str = "holdfast_raft_leader_changes_total";
 /// Current term (raft-store). Label `shard`.
 pub const RAFT_TERM: &str = "holdfast_raft_term";
+/// 1 for the role that this node's replica has, else 0 (raft-store). Labels `shard`, `role`.
+pub const RAFT_ROLE: &str = "holdfast_raft_role";
 /// 1 while a leader is known here (raft-store). Label `shard`.
 pub const RAFT_HAS_LEADER: &str = "holdfast_raft_has_leader";
 /// Always 1. Labels `version`, `revision`, `rustc`.
@@ -107,7 +113,7 @@ const ENTRIES: &[f64] = &[
 ];
 
 /// Every metric of this version; those of the process are in `metrics/process.rs`.
-pub const TABLE: [Metric; 17] = [
+pub const TABLE: [Metric; 20] = [
     gauge(CONNECTIONS, "Client connections open now."),
     counter(CONNECTIONS_OPENED_TOTAL, "Client connections accepted."),
     counter(
@@ -140,6 +146,18 @@ pub const TABLE: [Metric; 17] = [
         STORAGE_FSYNC_DURATION_SECONDS,
         SECONDS,
         "Time of each fsync of the Raft log, in seconds.",
+    ),
+    counter(
+        STORAGE_FSYNCS_TOTAL,
+        "Fsyncs of the Raft log that returned.",
+    ),
+    counter(
+        STORAGE_FAILURES_TOTAL,
+        "Writes and fsyncs that failed; a failed fsync is never retried.",
+    ),
+    gauge(
+        RAFT_ROLE,
+        "1 for the role of this node's replica of the shard, 0 for the others.",
     ),
     gauge(
         RAFT_APPLIED_INDEX,
@@ -287,6 +305,24 @@ mod tests {
             );
             assert!(metric.help.ends_with('.'), "{}", metric.help);
         }
+    }
+
+    /// The crate raft-store writes names as text, since it cannot see this table.
+    #[test]
+    fn every_name_that_raft_store_records_is_in_the_table() {
+        let mut recorded = 0;
+        let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/../raft-store/src");
+        for entry in std::fs::read_dir(sources).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            for piece in text.split("\"holdfast_").skip(1) {
+                let name = format!("holdfast_{}", piece.split('"').next().unwrap());
+                recorded += 1;
+                let is_listed = TABLE.iter().any(|metric| metric.name == name);
+                assert!(is_listed, "{name} in {}", path.display());
+            }
+        }
+        assert!(recorded > 0, "{sources} records nothing");
     }
 
     #[test]

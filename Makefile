@@ -1,0 +1,33 @@
+# Every target does its own set-up. README.md shows `make run` and `make test`.
+#   make run                 build, and start a three-node cluster on this machine (DEMO: more flags)
+#   make test                all tests
+#   make test-full SCALE=10  the same, the random tests SCALE times as long
+#   make lint                what CI checks besides the tests
+#   make fmt                 format all code
+
+SHELL := bash
+SCALE ?= 10
+DEMO ?=
+
+.PHONY: run test test-full lint fmt
+.DEFAULT_GOAL := run
+
+run:
+	@scripts/setup.sh run
+	@scripts/cargo.sh build --release --locked --bin holdfast
+	@. scripts/env.sh && exec "$$CARGO_TARGET_DIR/release/holdfast" demo $(DEMO)
+
+test:
+	@scripts/setup.sh test
+	@scripts/test.sh
+
+test-full:
+	@scripts/setup.sh test
+	@HOLDFAST_TEST_SCALE=$(SCALE) scripts/test.sh
+
+lint:
+	@scripts/setup.sh run
+	@scripts/lint.sh
+
+fmt:
+	@. scripts/env.sh && cargo fmt --all

@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Makes sure that everything needed is installed: `setup.sh run` to build and try, `setup.sh test`
+# also for the tests. Installs what is missing with apt (and sudo, unless root); on other systems it
+# says what to install. Does nothing when nothing is missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/env.sh
+
+purpose="${1:-run}"
+missing_packages=()
+missing_words=()
+
+# need WORDS PACKAGE COMMAND...: remembers PACKAGE as missing unless COMMAND succeeds.
+need() {
+    local words="$1" package="$2"
+    shift 2
+    if ! "$@" >/dev/null 2>&1; then
+        missing_words+=("$words")
+        missing_packages+=("$package")
+    fi
+}
+
+has() { command -v "$1"; }
+compiles_cpp20() { echo '#include <concepts>' | g++ -std=c++20 -fsyntax-only -x c++ -; }
+compiles_c() { echo 'int main(void) { return 0; }' | gcc -x c -o /dev/null -; }
+has_libclang() {
+    # bindgen searches in about the same places.
+    [ -n "${LIBCLANG_PATH:-}" ] && return 0
+    ldconfig -p 2>/dev/null | grep -q 'libclang[-.0-9]*\.so' && return 0
+    compgen -G '/usr/lib/llvm*/lib/libclang*.so*' >/dev/null
+}
+has_certificates() { [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -d /etc/pki ] || [ -n "${SSL_CERT_FILE:-}" ]; }
+makes_venvs() { python3 -c 'import ensurepip, venv'; }
+
+need "a C++20 compiler (g++ 11 or newer), for RocksDB" g++ compiles_cpp20
+need "libclang, for RocksDB's bindings" libclang-dev has_libclang
+need "make" make has make
+need "pkg-config" pkg-config has pkg-config
+need "curl" curl has curl
+need "certificates of the usual authorities" ca-certificates has_certificates
+need "mosquitto_pub and mosquitto_sub, to try the broker" mosquitto-clients has mosquitto_sub
+if [ "$purpose" = test ]; then
+    need "a C compiler, for the disk fault shim" gcc compiles_c
+    need "Python 3 with venv, for the paho client" python3-venv makes_venvs
+    need "ip, for tests with network namespaces" iproute2 has ip
+fi
+
+if [ "${#missing_packages[@]}" -gt 0 ]; then
+    if ! command -v apt-get >/dev/null 2>&1; then
+        echo "setup: please install these with your system's package manager, then try again:" >&2
+        printf '  - %s\n' "${missing_words[@]}" >&2
+        exit 1
+    fi
+    as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        if ! command -v sudo >/dev/null 2>&1; then
+            echo "setup: as root, please run: apt-get install ${missing_packages[*]}" >&2
+            exit 1
+        fi
+        as_root=(sudo)
+    fi
+    echo "setup: installing ${missing_packages[*]}"
+    "${as_root[@]}" apt-get update -qq || echo "setup: apt-get update failed; trying with the lists there are" >&2
+    if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "${missing_packages[@]}" >/dev/null; then
+        echo "setup: could not install ${missing_packages[*]}: please install them by hand, then try again" >&2
+        exit 1
+    fi
+fi
+
+# The newest of two version numbers.
+newest() { printf '%s\n' "$@" | sort -V | tail -n 1; }
+
+wanted="$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)"
+if ! command -v cargo >/dev/null 2>&1; then
+    echo "setup: cargo is missing. Install Rust $wanted or newer with rustup (https://rustup.rs), then try again." >&2
+    exit 1
+fi
+# With rustup, this is also what fetches the toolchain that rust-toolchain.toml names.
+if ! found="$(cargo --version)"; then
+    echo "setup: cargo does not run here. With rustup, try: rustup toolchain install $wanted" >&2
+    exit 1
+fi
+found="$(echo "$found" | cut -d ' ' -f 2)"
+if [ "$(newest "$found" "$wanted")" != "$found" ]; then
+    echo "setup: Rust $found is too old: $wanted or newer is needed. Install it with rustup (https://rustup.rs)." >&2
+    exit 1
+fi

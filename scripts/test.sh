@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Runs all tests. A test that cannot run here prints `SKIP: NAME: REASON`, and must be listed in
+# tests/allowed_skips. Ends with how many tests passed and failed in all.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/env.sh
+
+if HOLDFAST_PYTHON="$(scripts/python.sh)"; then
+    export HOLDFAST_PYTHON
+else
+    echo "test: there is no Python with paho-mqtt; the tests that need it will be skipped" >&2
+fi
+
+output="$(mktemp)"
+trap 'rm -f "$output"' EXIT
+outcome=0
+scripts/cargo.sh test --release --locked --workspace --no-fail-fast 2>&1 | tee "$output" || outcome=$?
+
+# Colours would be in front of the words.
+sed -i 's/\x1b\[[0-9;]*m//g' "$output"
+skipped="$(sed -n 's/^.*SKIP: \([A-Za-z0-9_:]*\)[: ].*$/\1/p' "$output" | sed 's/:*$//' | sort -u)"
+for name in $skipped; do
+    if grep -qxF "${name##*::}" tests/allowed_skips; then
+        echo "skipped: $name (allowed)"
+    else
+        echo "skipped: $name, which is not in tests/allowed_skips" >&2
+        outcome=1
+    fi
+done
+
+awk '/^test result: / { passed += $4; failed += $6; ignored += $8 }
+    END { printf "total: %d passed, %d failed, %d skipped\n", passed, failed, ignored }' "$output"
+if [ "$outcome" -ne 0 ]; then
+    grep -E '^test .* FAILED$' "$output" >&2 || true
+fi
+exit "$outcome"
