@@ -19,7 +19,7 @@ use tokio::time::{Instant, interval, timeout};
 
 use crate::cli::{DemoArguments, say};
 use crate::error::StartError;
-use crate::signals::StopSignals;
+use crate::signals::{Hangup, StopSignals};
 use layout::{DemoNode, Layout};
 
 /// Longest wait for every node to be ready.
@@ -35,7 +35,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// [`StartError::Usage`] when a port or the folder is taken; [`StartError::Failed`] when a node
 /// does not start.
 pub async fn run(arguments: &DemoArguments) -> Result<(), StartError> {
-    let mut signals = StopSignals::install()?;
+    let mut signals = StopSignals::install(Hangup::Stops)?;
     let (dir, scratch) = folder(arguments)?;
     let layout = Layout::prepare(arguments, &dir)?;
     layout.check_ports()?;

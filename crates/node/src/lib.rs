@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::data_dir::{DataDir, Identity};
 use crate::health::Health;
 use crate::metrics::Exporter;
-use crate::signals::StopSignals;
+use crate::signals::{Hangup, StopSignals};
 
 pub use crate::error::StartError;
 
@@ -33,7 +33,7 @@ pub use crate::error::StartError;
 /// # Errors
 /// [`StartError`]: why it did not start, or what ended it.
 pub async fn run(config: Config) -> Result<(), StartError> {
-    let mut signals = StopSignals::install()?;
+    let mut signals = StopSignals::install(Hangup::Reloads)?;
     let exporter = Exporter::install()?;
     let identity = Identity {
         cluster: config.cluster.name.clone(),

@@ -4,7 +4,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::StartError;
 
-/// SIGINT (Ctrl-C), SIGTERM (a supervisor) and SIGHUP (the terminal was closed).
+/// What SIGHUP means to a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hangup {
+    /// The terminal was closed: stop. For what people run in the foreground to try it.
+    Stops,
+    /// Reload: a node has nothing to reload yet, says so, and goes on.
+    Reloads,
+}
+
+/// SIGINT (Ctrl-C) and SIGTERM (a supervisor), and what SIGHUP means.
 ///
 /// Install it before anything that must be stopped in order: until then these signals just kill.
 #[derive(Debug)]
@@ -12,6 +21,7 @@ pub struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    on_hangup: Hangup,
 }
 
 impl StopSignals {
@@ -19,7 +29,7 @@ impl StopSignals {
     ///
     /// # Errors
     /// [`StartError::Failed`] when the operating system refuses. Needs a tokio runtime.
-    pub fn install() -> Result<Self, StartError> {
+    pub fn install(on_hangup: Hangup) -> Result<Self, StartError> {
         let take = |kind| {
             signal(kind).map_err(|error| StartError::failed("cannot listen for signals", error))
         };
@@ -27,15 +37,21 @@ impl StopSignals {
             interrupt: take(SignalKind::interrupt())?,
             terminate: take(SignalKind::terminate())?,
             hangup: take(SignalKind::hangup())?,
+            on_hangup,
         })
     }
 
-    /// Waits for one of them; each call takes one. Cancel-safe.
+    /// Waits for a signal to stop; each call takes one. Cancel-safe.
     pub async fn any(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return,
+                _ = self.hangup.recv() => match self.on_hangup {
+                    Hangup::Stops => return,
+                    Hangup::Reloads => tracing::warn!(signal = "SIGHUP", "nothing to reload in this version"),
+                },
+            }
         }
     }
 }

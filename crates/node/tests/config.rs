@@ -11,6 +11,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 fn holdfast(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
     for (name, _) in std::env::vars_os() {
@@ -278,4 +280,17 @@ fn the_demo_names_the_port_that_is_taken() {
     if port.parse::<u16>().unwrap() <= 65_000 {
         refused(&arguments, 2, &[&port, "MQTT of node 1", "--mqtt-port"]);
     }
+}
+
+/// SIGHUP will reload; a node that has nothing to reload must not die of it.
+#[test]
+fn a_hangup_does_not_stop_a_node_but_a_termination_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let flags = quiet_node(&path_of(folder.path(), "data"));
+    let mut running = Running::start(&run(&flags, &[]));
+    let process = Pid::from_raw(running.0.id().try_into().unwrap()).unwrap();
+    kill_process(process, Signal::HUP).unwrap();
+    kill_process(process, Signal::TERM).unwrap();
+    let status = running.0.wait().unwrap();
+    assert_eq!(status.code(), Some(0), "{status}");
 }
