@@ -22,6 +22,8 @@ use crate::wire;
 
 /// How long a client waits for a packet that must come. Longer than any election.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a client tries to connect: all nodes may be restarting.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(60);
 /// How long one attempt to connect waits for CONNACK.
 const CONNACK_WITHIN: Duration = Duration::from_secs(10);
 /// Between two attempts to connect.
@@ -125,7 +127,7 @@ impl Client {
         options: &ConnectOptions,
         history: &History,
     ) -> Self {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + CONNECTED_WITHIN;
         for address in addresses.iter().cycle() {
             match Self::connect(*address, options, history).await {
                 Ok(client) => return client,

@@ -33,6 +33,8 @@ pub struct Log {
     pub violations: Vec<String>,
     /// When each CONNACK came.
     pub connected_at: Vec<Instant>,
+    /// The port of the node of the newest connection.
+    pub connected_to: u16,
     /// Whether a transient subscriber's connection ended.
     pub ended: bool,
 }
@@ -129,6 +131,12 @@ impl Receiver {
         .await;
     }
 
+    /// The port of the node of its newest connection.
+    #[must_use]
+    pub fn connected_to(&self) -> u16 {
+        lock(&self.log).connected_to
+    }
+
     /// The first CONNACK after `instant`.
     #[must_use]
     pub fn connected_after(&self, instant: Instant) -> Option<Instant> {
@@ -193,7 +201,10 @@ impl Agent {
         } else {
             ResendOrder::OnlyNew
         };
-        lock(&self.log).connected_at.push(client.connected_at());
+        let mut log = lock(&self.log);
+        log.connected_at.push(client.connected_at());
+        log.connected_to = port;
+        drop(log);
         client
     }
 

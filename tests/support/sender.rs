@@ -60,6 +60,8 @@ pub struct SenderLog {
     pub violations: Vec<String>,
     /// When each CONNACK came.
     pub connected_at: Vec<Instant>,
+    /// The port of the node of the newest connection.
+    pub connected_to: u16,
     /// Nothing is in flight and nothing more will be sent.
     pub finished: bool,
 }
@@ -131,6 +133,12 @@ impl Sender {
             async || lock(&self.log).acknowledged.len() >= count,
         )
         .await;
+    }
+
+    /// The port of the node of its newest connection.
+    #[must_use]
+    pub fn connected_to(&self) -> u16 {
+        lock(&self.log).connected_to
     }
 
     /// The first CONNACK after `instant`.
@@ -311,7 +319,10 @@ impl Agent {
         {
             self.options.addresses.rotate_left(1);
         }
-        lock(&self.log).connected_at.push(client.connected_at());
+        let mut log = lock(&self.log);
+        log.connected_at.push(client.connected_at());
+        log.connected_to = port;
+        drop(log);
         client
     }
 
