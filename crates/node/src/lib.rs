@@ -4,16 +4,43 @@
 //! operator touches.
 
 pub mod admin;
+mod broker;
 pub mod cli;
+mod client;
+mod clock;
 pub mod config;
+mod connect;
+mod connection;
+mod count;
 pub mod data_dir;
+mod deliver;
 pub mod demo;
+mod dispatch;
 pub mod error;
 pub mod health;
+mod heartbeat;
+mod lease;
+mod life;
+mod link;
+mod listener;
 pub mod logging;
+mod mailbox;
+mod members;
 pub mod metrics;
+mod outbox;
+mod peers;
+mod proto;
+mod publish;
+mod registry;
+mod routes;
+mod server;
+mod session_place;
 pub mod signals;
+mod silence;
+mod subscribe;
 pub mod version;
+mod visibility;
+mod waiter;
 
 use std::sync::Arc;
 
@@ -24,6 +51,7 @@ use crate::config::Config;
 use crate::data_dir::{DataDir, Identity};
 use crate::health::Health;
 use crate::metrics::Exporter;
+use crate::server::Server;
 use crate::signals::{Hangup, StopSignals};
 
 pub use crate::error::StartError;
@@ -48,8 +76,13 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let stop = CancellationToken::new();
     let admin = Admin::bind(config.admin.bind).await?;
     let admin = admin.serve(Arc::clone(&health), exporter, stop.clone());
-    signals.any().await;
+    let server = Server::start(config, Arc::clone(&health)).await?;
+    tokio::select! {
+        () = signals.any() => {}
+        failure = server.failed() => return Err(failure),
+    }
     health.draining();
+    server.stop().await?;
     stop.cancel();
     admin.await.map_err(|error| StartError::failed("the admin port stopped", error))
 }

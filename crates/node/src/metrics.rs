@@ -21,6 +21,10 @@ pub const CONNECTIONS: &str = "holdfast_connections";
 pub const CONNECTIONS_OPENED_TOTAL: &str = "holdfast_connections_opened_total";
 /// Connections ended. Labels `listener`, `reason` (one of [`CLOSE_REASONS`]).
 pub const CONNECTIONS_CLOSED_TOTAL: &str = "holdfast_connections_closed_total";
+/// Connections that were not admitted. Labels `listener`, `reason`.
+pub const CONNECTIONS_REJECTED_TOTAL: &str = "holdfast_connections_rejected_total";
+/// In-flight messages sent again on a new connection.
+pub const MESSAGES_REDELIVERED_TOTAL: &str = "holdfast_messages_redelivered_total";
 /// PUBLISH packets from clients. Label `qos`.
 pub const PUBLISH_RECEIVED_TOTAL: &str = "holdfast_publish_received_total";
 /// PUBLISH packets to clients. Label `qos`.
@@ -57,7 +61,7 @@ pub const BUILD_INFO: &str = "holdfast_build_info";
 pub const NODE_INFO: &str = "holdfast_node_info";
 
 /// Values of `reason` in [`CONNECTIONS_CLOSED_TOTAL`].
-pub const CLOSE_REASONS: [&str; 9] = [
+pub const CLOSE_REASONS: [&str; 11] = [
     "client",
     "keepalive",
     "takeover",
@@ -67,10 +71,12 @@ pub const CLOSE_REASONS: [&str; 9] = [
     "drain",
     "overload",
     "no_quorum",
+    "node_down",
+    "internal",
 ];
 
 /// Values of `reason` in [`MESSAGES_DROPPED_TOTAL`].
-pub const DROP_REASONS: [&str; 7] = [
+pub const DROP_REASONS: [&str; 10] = [
     "no_subscriber",
     "queue_full",
     "expired",
@@ -78,6 +84,9 @@ pub const DROP_REASONS: [&str; 7] = [
     "no_local",
     "quota",
     "acl",
+    "peer_queue_full",
+    "offline",
+    "session_ended",
 ];
 
 /// The type of a metric.
@@ -113,7 +122,7 @@ const ENTRIES: &[f64] = &[
 ];
 
 /// Every metric of this version; those of the process are in `metrics/process.rs`.
-pub const TABLE: [Metric; 20] = [
+pub const TABLE: [Metric; 22] = [
     gauge(CONNECTIONS, "Client connections open now."),
     counter(CONNECTIONS_OPENED_TOTAL, "Client connections accepted."),
     counter(
@@ -146,6 +155,14 @@ pub const TABLE: [Metric; 20] = [
         STORAGE_FSYNC_DURATION_SECONDS,
         SECONDS,
         "Time of each fsync of the Raft log, in seconds.",
+    ),
+    counter(
+        CONNECTIONS_REJECTED_TOTAL,
+        "Connections refused before they were admitted.",
+    ),
+    counter(
+        MESSAGES_REDELIVERED_TOTAL,
+        "In-flight messages sent again because their client came back on a new connection.",
     ),
     counter(
         STORAGE_FSYNCS_TOTAL,

@@ -45,6 +45,7 @@ pub fn decode_command(bytes: Bytes) -> Result<Command, EncodingError> {
 )]
 fn command_to_proto(command: &Command) -> Kind {
     match command {
+        Command::Hello => Kind::Hello(proto::Hello {}),
         Command::NodeUp { node } => Kind::NodeUp(proto::NodeUp {
             node: node.0.into(),
         }),
@@ -155,6 +156,7 @@ fn command_to_proto(command: &Command) -> Kind {
 
 fn command_from_proto(kind: Kind) -> Result<Command, EncodingError> {
     Ok(match kind {
+        Kind::Hello(proto::Hello {}) => Command::Hello,
         Kind::NodeUp(proto::NodeUp { node }) => Command::NodeUp {
             node: node_from_proto("NodeUp.node", node)?,
         },

@@ -1,0 +1,130 @@
+//! The parts of one node that its tasks share, and the parts of a broker that are one line each.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use raft_store::{
+    Answers, Batch, Command, Forwarder, NodeId, ProposerId, Response, ShardId, Shards, WriteError,
+    encode_command,
+};
+
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::dispatch::Dispatch;
+use crate::health::Health;
+use crate::lease::Lease;
+use crate::life::Life;
+use crate::silence::Silence;
+use crate::visibility::Visibility;
+
+/// One node.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    /// Its configuration.
+    pub(crate) config: Config,
+    /// Its name in the cluster.
+    pub(crate) node: NodeId,
+    /// Every member with its cluster address, this node included.
+    pub(crate) members: BTreeMap<NodeId, String>,
+    /// Its replicas.
+    pub(crate) shards: Arc<Shards>,
+    /// The way to the shards' leaders.
+    pub(crate) forwarder: Arc<Forwarder>,
+    /// From what is applied to who is concerned.
+    pub(crate) dispatch: Arc<Dispatch>,
+    /// Its right to serve.
+    pub(crate) lease: Lease,
+    /// What health checks see.
+    pub(crate) health: Arc<Health>,
+    /// When each peer was last heard.
+    pub(crate) silence: Silence,
+    /// Whom to ask what they have seen.
+    pub(crate) visibility: Arc<Visibility>,
+    /// Some outbox of this node's replicas holds more than its bound.
+    pub(crate) outbox_full: watch::Sender<bool>,
+    /// The node is about to stop: connections close.
+    pub(crate) stopping: watch::Sender<bool>,
+}
+
+impl Broker {
+    /// Members besides this node.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = (NodeId, &String)> {
+        let this = self.node;
+        self.members.iter().map(|(peer, address)| (*peer, address)).filter(move |(p, _)| *p != this)
+    }
+
+    /// Nodes that make a majority, this one included.
+    pub(crate) fn majority(&self) -> usize {
+        self.members.len() / 2 + 1
+    }
+
+    /// The current life, if this node may serve right now.
+    pub(crate) fn serving(&self) -> Option<Arc<Life>> {
+        if !self.lease.is_held() {
+            return None;
+        }
+        self.dispatch.life().filter(|life| !life.ended.is_cancelled())
+    }
+
+    /// Whatever a client sends now can be taken without growing a queue beyond its bound (G9).
+    pub(crate) fn has_capacity(&self, life: &Life) -> bool {
+        !*self.outbox_full.borrow() && life.has_capacity()
+    }
+
+    /// Waits until there is capacity again.
+    pub(crate) async fn capacity(&self, life: &Life) {
+        let mut outbox_full = self.outbox_full.subscribe();
+        // The sender lives as long as the broker.
+        drop(outbox_full.wait_for(|full| !full).await);
+        life.capacity().await;
+    }
+
+    /// The shard that a client's session lives in.
+    pub(crate) fn shard_of(&self, client_id: &codec::ClientId) -> ShardId {
+        ShardId::of_client(client_id.as_str(), self.shards.count())
+    }
+
+    /// Writes commands that are harmless when repeated. One attempt.
+    pub(crate) async fn propose_idempotent(
+        &self,
+        shard: ShardId,
+        commands: &[Command],
+    ) -> Result<Answers, WriteError> {
+        self.write(shard, ProposerId::Idempotent, commands).await
+    }
+
+    /// Writes one unnumbered batch. One attempt.
+    pub(crate) async fn write(
+        &self,
+        shard: ShardId,
+        proposer: ProposerId,
+        commands: &[Command],
+    ) -> Result<Answers, WriteError> {
+        let batch = Batch {
+            proposer,
+            sequence: 0,
+            leader_time: codec::Timestamp::ZERO,
+            commands: commands.iter().map(encode_command).collect(),
+        };
+        self.forwarder.send(shard, &batch).await
+    }
+
+    /// The newest life of each node that is not declared over, as this node's replica of shard 0
+    /// knows it.
+    pub(crate) fn live_nodes(&self) -> BTreeMap<NodeId, raft_store::Incarnation> {
+        let Some(shard) = self.shards.shard(ShardId::ZERO) else { return BTreeMap::new() };
+        shard.with_machine(|machine| {
+            let live = machine.lives().filter(|(_, _, down)| !down);
+            live.map(|(node, incarnation, _)| (node, incarnation)).collect()
+        })
+    }
+}
+
+/// The incarnation in the answers to a lone `NodeUp`.
+pub(crate) fn incarnation_of(answers: &Answers) -> Option<raft_store::Incarnation> {
+    match answers.first() {
+        Some(Response::NodeUp { incarnation }) => Some(*incarnation),
+        _ => None,
+    }
+}

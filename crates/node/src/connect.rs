@@ -1,0 +1,358 @@
+//! CONNECT: checks it, opens the session in the client's shard, answers CONNACK.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
+use std::time::Duration;
+
+use codec::{
+    ClientId, Connack, Connect, Decoder, Limits, Packet, ProtocolVersion, ReasonCode, Utf8,
+};
+use raft_store::{Command, Epoch, Holder, Incarnation, Response, ShardId};
+use session::{Input, QueueOverflow, Session, SessionLimits};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::broker::Broker;
+use crate::client::{Client, Fences, Origin};
+use crate::clock;
+use crate::config;
+use crate::connection::{Connection, Wire};
+use crate::life::Life;
+use crate::mailbox::{LiveLimits, Mailbox};
+use crate::count;
+use crate::session_place::{HostedSession, SessionPlace};
+use crate::waiter::CommandWaiter;
+
+/// How long a client may take to send CONNECT (section 3.1.4), and the shard to answer it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a CONNECT is refused.
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    reason_code: ReasonCode,
+    cause: &'static str,
+}
+
+/// What a CONNECT comes down to under this node's configuration.
+struct Terms {
+    client_id: ClientId,
+    assigned: bool,
+    session_expiry_interval_s: u32,
+    keep_alive_s: u16,
+    receive_maximum: u16,
+    packet_bytes_max: usize,
+    limits: SessionLimits,
+}
+
+/// Serves one accepted socket from CONNECT to its end.
+pub(crate) async fn accept(broker: Arc<Broker>, stream: TcpStream, origin: Origin) {
+    let packet_bytes_max = usize::try_from(broker.config.mqtt.max_packet_size).unwrap_or(usize::MAX);
+    let limits = Limits { packet_bytes_max, ..Limits::default() };
+    let mut wire = Wire::new(stream, Decoder::from_client(limits));
+    let connect = match timeout(CONNECT_TIMEOUT, wire.first_packet()).await {
+        Ok(Ok(Some(Packet::Connect(connect)))) => *connect,
+        Ok(Ok(_)) | Err(_) => return,
+        Ok(Err(error)) => {
+            tracing::warn!(address = %origin.address, %error, "bad CONNECT");
+            refuse_malformed(wire, &origin, &error).await;
+            return;
+        }
+    };
+    let version = connect.version;
+    let terms = match admit(&broker, &connect, origin.anonymous) {
+        Ok(terms) => terms,
+        Err(refused) => return refuse(wire, version, &origin, refused).await,
+    };
+    open(broker, wire, origin, (connect, terms)).await;
+}
+
+/// Opens the session and serves the connection.
+async fn open(
+    broker: Arc<Broker>,
+    wire: Wire,
+    origin: Origin,
+    (connect, mut terms): (Connect, Terms),
+) {
+    let unavailable = Refused { reason_code: ReasonCode::ServerUnavailable, cause: "no_lease" };
+    let Some(life) = broker.serving() else {
+        return refuse(wire, connect.version, &origin, unavailable).await;
+    };
+    let mailbox = Arc::new(Mailbox::new(live_limits(&broker)));
+    let connection = life.registry.open(&mailbox);
+    let holder =
+        Holder { node: life.id.node, incarnation: life.id.incarnation, connection };
+    if terms.assigned {
+        terms.client_id = assigned_client_id(&holder).unwrap_or(terms.client_id);
+    }
+    let shard = broker.shard_of(&terms.client_id);
+    let (sender, mut answer) = oneshot::channel();
+    let command = Command::Connect(Box::new(connect_command(&connect, &terms, holder)));
+    life.propose(shard, &command, CommandWaiter::Task(sender));
+    let answered = life.ended.run_until_cancelled(timeout(CONNECT_TIMEOUT, &mut answer)).await;
+    let response = answered.and_then(Result::ok).and_then(Result::ok);
+    let opened = match response {
+        Some(Response::Connected { epoch, session_present, hosted, formers }) => {
+            Opened { epoch, session_present, hosted, formers }
+        }
+        other => {
+            life.registry.close(connection);
+            refuse(wire, connect.version, &origin, unavailable).await;
+            if other.is_none() {
+                close_when_open(&life, shard, terms.client_id, answer).await;
+            }
+            return;
+        }
+    };
+    let client = client(&connect, &terms, origin, (shard, holder, &opened));
+    begin(broker, life, wire, (client, mailbox), (&connect, &terms, opened)).await;
+}
+
+/// What the shard answered.
+struct Opened {
+    epoch: Epoch,
+    session_present: bool,
+    hosted: bool,
+    formers: bool,
+}
+
+/// The session is open: CONNACK, then the connection serves.
+async fn begin(
+    broker: Arc<Broker>,
+    life: Arc<Life>,
+    mut wire: Wire,
+    (client, mailbox): (Client, Arc<Mailbox>),
+    (connect, terms, opened): (&Connect, &Terms, Opened),
+) {
+    if !broker.lease.is_held() {
+        // Without its lease a node acknowledges nothing (G8).
+        let version = client.version;
+        let refused = Refused { reason_code: ReasonCode::ServerUnavailable, cause: "no_lease" };
+        life.registry.close(client.holder.connection);
+        client.record_closed(&broker, &life, None);
+        return refuse(wire, version, &client.origin, refused).await;
+    }
+    let place = if opened.hosted {
+        SessionPlace::Hosted(HostedSession::default())
+    } else {
+        SessionPlace::Transient(Box::new(transient_session(terms)))
+    };
+    life.registry.join(
+        client.holder.connection,
+        client.client_id.clone(),
+        opened.hosted,
+        Arc::clone(&mailbox),
+    );
+    let connack = connack(&broker, connect, terms, opened.session_present);
+    wire.send(&Packet::Connack(Box::new(connack)), connect.version);
+    count::connection_opened(&client.origin.listener);
+    tracing::debug!(
+        client_id = client.client_id.as_str(), address = %client.origin.address,
+        epoch = %client.epoch, session_present = opened.session_present, "connected"
+    );
+    Connection::new((broker, life), wire, client, mailbox, place).serve().await;
+}
+
+/// Checks what the packet alone and the configuration decide.
+fn admit(broker: &Broker, connect: &Connect, anonymous: bool) -> Result<Terms, Refused> {
+    let refused = |reason_code, cause| Err(Refused { reason_code, cause });
+    if connect.authentication_method.is_some() {
+        return refused(ReasonCode::BadAuthenticationMethod, "authentication_method");
+    }
+    if !anonymous {
+        return refused(ReasonCode::NotAuthorized, "anonymous");
+    }
+    if connect.will.is_some() {
+        return refused(ReasonCode::ImplementationSpecificError, "wills_not_available");
+    }
+    let config = &broker.config;
+    let v5 = connect.version == ProtocolVersion::V5;
+    let assigned = connect.client_id.is_empty();
+    let name = if assigned { "unassigned" } else { connect.client_id.as_str() };
+    let Ok(client_id) = ClientId::new(name) else {
+        return refused(ReasonCode::ClientIdentifierNotValid, "client_id");
+    };
+    let expiry_max = config.mqtt.session_expiry_max_s;
+    let session_expiry_interval_s = match (v5, connect.clean_start) {
+        (true, _) => connect.session_expiry_interval.unwrap_or(0).min(expiry_max),
+        // CleanSession 0 of 3.1.1 asks for a session without end.
+        (false, false) => expiry_max,
+        (false, true) => 0,
+    };
+    Ok(Terms {
+        client_id,
+        assigned,
+        session_expiry_interval_s,
+        keep_alive_s: keep_alive(connect, config.mqtt.keep_alive_max_s),
+        receive_maximum: connect.receive_maximum.map_or(u16::MAX, NonZeroU16::get),
+        packet_bytes_max: connect
+            .maximum_packet_size
+            .and_then(|bytes| usize::try_from(bytes.get()).ok())
+            .unwrap_or(usize::MAX),
+        limits: session_limits(config, v5),
+    })
+}
+
+/// Server Keep Alive binds v5 clients only [MQTT-3.2.2-21].
+fn keep_alive(connect: &Connect, max: Option<u16>) -> u16 {
+    let asked = connect.keep_alive_s;
+    match max {
+        Some(max) if connect.version == ProtocolVersion::V5 && (asked == 0 || asked > max) => max,
+        Some(_) | None => asked,
+    }
+}
+
+fn session_limits(config: &config::Config, v5: bool) -> SessionLimits {
+    SessionLimits {
+        inflight_max: config.limits.inflight_max,
+        // Before 5.0 a client cannot know our Receive Maximum; TCP bounds what it sends.
+        receive_maximum: if v5 { config.mqtt.receive_maximum } else { u16::MAX },
+        queue_messages_max: u32::try_from(config.limits.queue_max_messages).unwrap_or(u32::MAX),
+        queue_bytes_max: config.limits.queue_max_bytes,
+        queue_overflow: match config.limits.queue_overflow {
+            config::QueueOverflow::Reject => QueueOverflow::Reject,
+            config::QueueOverflow::DropNewest => QueueOverflow::DropNewest,
+            config::QueueOverflow::DropOldest => QueueOverflow::DropOldest,
+            config::QueueOverflow::Disconnect => QueueOverflow::Disconnect,
+        },
+    }
+}
+
+/// A live mailbox holds as much as a session's queue.
+fn live_limits(broker: &Broker) -> LiveLimits {
+    let limits = &broker.config.limits;
+    LiveLimits {
+        messages_max: usize::try_from(limits.queue_max_messages).unwrap_or(usize::MAX).max(1),
+        bytes_max: usize::try_from(limits.queue_max_bytes).unwrap_or(usize::MAX),
+    }
+}
+
+fn connect_command(connect: &Connect, terms: &Terms, holder: Holder) -> raft_store::Connect {
+    raft_store::Connect {
+        client_id: terms.client_id.clone(),
+        holder,
+        clean_start: connect.clean_start,
+        session_expiry_interval_s: terms.session_expiry_interval_s,
+        receive_maximum: terms.receive_maximum,
+        limits: terms.limits,
+    }
+}
+
+fn client(
+    connect: &Connect,
+    terms: &Terms,
+    origin: Origin,
+    (shard, holder, opened): (ShardId, Holder, &Opened),
+) -> Client {
+    Client {
+        client_id: terms.client_id.clone(),
+        version: connect.version,
+        origin,
+        keep_alive_s: terms.keep_alive_s,
+        session_expiry_interval_s: terms.session_expiry_interval_s,
+        receive_maximum: terms.receive_maximum,
+        packet_bytes_max: terms.packet_bytes_max,
+        shard,
+        holder,
+        epoch: opened.epoch,
+        fences: opened.formers.then(Fences::default),
+    }
+}
+
+fn transient_session(terms: &Terms) -> Session {
+    let mut session = Session::new();
+    let input = Input::Connect {
+        receive_maximum: terms.receive_maximum,
+        session_expiry_interval_s: 0,
+        limits: terms.limits,
+    };
+    session.apply(clock::timestamp(), input, &mut Vec::new());
+    session
+}
+
+fn connack(broker: &Broker, connect: &Connect, terms: &Terms, session_present: bool) -> Connack {
+    let config = &broker.config.mqtt;
+    let mut connack = Connack { session_present, ..Connack::default() };
+    if connect.version != ProtocolVersion::V5 {
+        return connack;
+    }
+    if connect.session_expiry_interval.unwrap_or(0) != terms.session_expiry_interval_s {
+        connack.session_expiry_interval = Some(terms.session_expiry_interval_s);
+    }
+    connack.receive_maximum = NonZeroU16::new(config.receive_maximum);
+    connack.retain_available = Some(false);
+    connack.shared_subscription_available = Some(false);
+    connack.maximum_packet_size = NonZeroU32::new(config.max_packet_size);
+    connack.topic_alias_maximum = Some(config.topic_alias_maximum);
+    if terms.assigned {
+        connack.assigned_client_identifier = Utf8::try_from(terms.client_id.as_str()).ok();
+    }
+    if terms.keep_alive_s != connect.keep_alive_s {
+        connack.server_keep_alive = Some(terms.keep_alive_s);
+    }
+    connack
+}
+
+/// Unique in the cluster for ever, and not to be guessed.
+fn assigned_client_id(holder: &Holder) -> Option<ClientId> {
+    let Holder { node, incarnation: Incarnation(life), connection } = holder;
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u64(connection.0);
+    let random = hasher.finish();
+    ClientId::new(&format!("holdfast-{node}-{life}-{connection}-{random:016x}")).ok()
+}
+
+/// The client was told that the server is unavailable; if the shard opens its session after all,
+/// that connection is closed at once.
+async fn close_when_open(
+    life: &Life,
+    shard: ShardId,
+    client_id: ClientId,
+    answer: oneshot::Receiver<Response>,
+) {
+    let answer = life.ended.run_until_cancelled(answer).await;
+    if let Some(Ok(Response::Connected { epoch, .. })) = answer {
+        let command =
+            Command::Disconnect { client_id, epoch, session_expiry_interval_s: None };
+        life.propose(shard, &command, CommandWaiter::None);
+    }
+}
+
+async fn refuse(mut wire: Wire, version: ProtocolVersion, origin: &Origin, refused: Refused) {
+    let Refused { reason_code, cause } = refused;
+    tracing::info!(address = %origin.address, ?reason_code, cause, "CONNECT refused");
+    count::connection_rejected(&origin.listener, cause);
+    // 3.1.1 has five codes; every other reason is "server unavailable".
+    let reason_code = match version {
+        ProtocolVersion::V5 => reason_code,
+        ProtocolVersion::V31 | ProtocolVersion::V311 => match reason_code.as_connack_return_code() {
+            Some(_) => reason_code,
+            None => ReasonCode::ServerUnavailable,
+        },
+    };
+    wire.send(&Packet::Connack(Box::new(Connack::refusal(reason_code))), version);
+    wire.farewell().await;
+}
+
+/// A CONNECT that cannot be read gets a CONNACK only where the version is known and has a code for
+/// it [MQTT-3.1.4-1].
+async fn refuse_malformed(mut wire: Wire, origin: &Origin, error: &codec::DecodeError) {
+    count::connection_rejected(&origin.listener, "protocol");
+    let version = wire.decoder.version();
+    let code = match (version, error) {
+        (Some(ProtocolVersion::V5), _) => Some((ProtocolVersion::V5, error.reason_code())),
+        (_, codec::DecodeError::UnsupportedProtocolVersion { level }) if *level > 5 => {
+            Some((ProtocolVersion::V5, ReasonCode::UnsupportedProtocolVersion))
+        }
+        (version, _) => error
+            .connack_return_code()
+            .and_then(ReasonCode::from_connack_return_code)
+            .map(|code| (version.unwrap_or(ProtocolVersion::V311), code)),
+    };
+    if let Some((version, reason_code)) = code {
+        wire.send(&Packet::Connack(Box::new(Connack::refusal(reason_code))), version);
+    }
+    wire.farewell().await;
+}

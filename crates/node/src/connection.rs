@@ -1,0 +1,508 @@
+//! One connection: one task, one select loop over socket, mailbox, lease and keep alive.
+//!
+//! Invariants:
+//! - Nothing is read while the client does not read what it is sent, or while what it sent before
+//!   waits for a slow shard or peer: TCP pushes back (G9).
+//! - Without its node's lease a connection processes nothing but PINGREQ and DISCONNECT, and sends
+//!   no acknowledgement and no QoS 1 or 2 message (G8).
+//! - A connection is recorded closed only when everything that it sent has been answered.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use codec::{Decoder, Disconnect, Packet, ProtocolVersion, ReasonCode, TopicName, encode};
+use raft_store::{Acknowledgement, CloseReason, Command, Refusal, Response, ShardId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::broker::Broker;
+use crate::client::Client;
+use crate::lease::LeaseState;
+use crate::life::Life;
+use crate::mailbox::{Mail, Mailbox};
+use crate::count;
+use crate::publish::PendingPublishes;
+use crate::session_place::SessionPlace;
+use crate::subscribe::PendingSubscriptions;
+use crate::waiter::CommandWaiter;
+
+/// Bytes waiting for the socket beyond which the connection takes neither mail nor packets.
+const OUT_BYTES_HIGH: usize = 256 * 1024;
+/// How long a last packet may take to reach the socket before it is closed.
+const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
+/// Far enough for "no deadline".
+const NO_DEADLINE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// The socket with its buffers.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    reader: OwnedReadHalf,
+    writer: OwnedWriteHalf,
+    input: BytesMut,
+    /// What waits for the socket.
+    pub(crate) output: BytesMut,
+    /// Bytes to packets.
+    pub(crate) decoder: Decoder,
+}
+
+/// Why a connection ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The client closed it, or the network did.
+    ClientGone,
+    /// The client sent DISCONNECT.
+    Disconnected {
+        /// Overrides CONNECT's interval.
+        session_expiry_interval_s: Option<u32>,
+    },
+    /// The broker closes it, telling a v5 client why.
+    Closed {
+        /// What a v5 client is told.
+        reason_code: ReasonCode,
+        /// What the log and the metric say.
+        cause: &'static str,
+        /// The rule broken, if one was.
+        rule: Option<String>,
+    },
+    /// This life of the node is over; nothing can be recorded under it any more.
+    LifeOver,
+}
+
+impl End {
+    /// The broker closes the connection.
+    pub(crate) fn closed(reason_code: ReasonCode, cause: &'static str) -> Self {
+        Self::Closed { reason_code, cause, rule: None }
+    }
+
+    /// The client broke a rule.
+    pub(crate) fn violation(reason_code: ReasonCode, rule: impl Into<String>) -> Self {
+        Self::Closed { reason_code, cause: "protocol", rule: Some(rule.into()) }
+    }
+}
+
+/// One client's open connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) life: Arc<Life>,
+    pub(crate) wire: Wire,
+    /// Who it is, and what it asked for.
+    pub(crate) client: Client,
+    /// What others hand to it.
+    pub(crate) mailbox: Arc<Mailbox>,
+    /// Where its session lives.
+    pub(crate) place: SessionPlace,
+    /// Its PUBLISHes that are not acknowledged yet.
+    pub(crate) publishes: PendingPublishes,
+    /// Its SUBSCRIBEs and UNSUBSCRIBEs that are not acknowledged yet.
+    pub(crate) subscriptions: PendingSubscriptions,
+    /// Its own name for the next thing that it waits for.
+    next_tag: u64,
+    /// Answers and receipts that are still to come.
+    pub(crate) outstanding: u64,
+    /// Topic Aliases that the client has defined; at most our Topic Alias Maximum.
+    pub(crate) topic_aliases: BTreeMap<NonZeroU16, TopicName>,
+    /// Deliveries too large for the client, to be completed as if acknowledged.
+    pub(crate) discarded: VecDeque<Acknowledgement>,
+    last_packet: Instant,
+    mail: VecDeque<Mail>,
+}
+
+impl Wire {
+    pub(crate) fn new(stream: TcpStream, decoder: Decoder) -> Self {
+        let (reader, writer) = stream.into_split();
+        Self { reader, writer, input: BytesMut::new(), output: BytesMut::new(), decoder }
+    }
+
+    /// Appends a packet to what waits for the socket.
+    pub(crate) fn send(&mut self, packet: &Packet, version: ProtocolVersion) {
+        if let Err(error) = encode(packet, version, &mut self.output) {
+            tracing::error!(%error, packet = ?packet.packet_type(), "packet not encoded");
+        }
+    }
+
+    /// Waits for the first packet. `None`: the client closed the connection.
+    ///
+    /// # Errors
+    /// What it sent is not a packet.
+    pub(crate) async fn first_packet(&mut self) -> Result<Option<Packet>, codec::DecodeError> {
+        loop {
+            if let Some(packet) = self.decoder.decode(&mut self.input)? {
+                return Ok(Some(packet));
+            }
+            match self.reader.read_buf(&mut self.input).await {
+                Ok(0) | Err(_) => return Ok(None),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Writes what waits and closes the socket, within a bounded time.
+    pub(crate) async fn farewell(mut self) {
+        let write = async {
+            self.writer.write_all_buf(&mut self.output).await?;
+            self.writer.shutdown().await
+        };
+        // The client may be gone; then there is nobody to tell.
+        drop(timeout(FAREWELL_TIMEOUT, write).await);
+    }
+}
+
+impl Connection {
+    /// A connection whose session is open.
+    pub(crate) fn new(
+        (broker, life): (Arc<Broker>, Arc<Life>),
+        wire: Wire,
+        client: Client,
+        mailbox: Arc<Mailbox>,
+        place: SessionPlace,
+    ) -> Self {
+        Self {
+            broker,
+            life,
+            wire,
+            client,
+            mailbox,
+            place,
+            publishes: PendingPublishes::default(),
+            subscriptions: PendingSubscriptions::default(),
+            next_tag: 1,
+            outstanding: 0,
+            topic_aliases: BTreeMap::new(),
+            discarded: VecDeque::new(),
+            last_packet: Instant::now(),
+            mail: VecDeque::new(),
+        }
+    }
+
+    /// A name for the next thing that this connection waits for.
+    pub(crate) fn tag(&mut self) -> u64 {
+        let tag = self.next_tag;
+        self.next_tag = tag.wrapping_add(1);
+        tag
+    }
+
+    /// Proposes a command under a name of this connection; the answer comes by mail.
+    pub(crate) fn command(&mut self, shard: ShardId, tag: u64, command: &Command) {
+        self.client.fence_shard(&self.life, shard);
+        let waiter = CommandWaiter::Connection { mailbox: Arc::clone(&self.mailbox), tag };
+        self.outstanding = self.outstanding.saturating_add(1);
+        self.life.propose(shard, command, waiter);
+    }
+
+    /// Serves the client until the connection ends, then records its end.
+    pub(crate) async fn serve(mut self) {
+        let end = self.run().await;
+        let reason = self.log_end(&end);
+        count::connection_closed(&self.client.origin.listener, reason);
+        let Self { broker, life, mut wire, client, mailbox, place, outstanding, .. } = self;
+        if let End::Closed { reason_code, .. } = &end
+            && client.version == ProtocolVersion::V5
+        {
+            wire.send(&Packet::Disconnect(Disconnect::new(*reason_code)), client.version);
+        }
+        life.registry.close(client.holder.connection);
+        place.leave(&life, &broker.dispatch.routes);
+        wire.farewell().await;
+        if end == End::LifeOver || life.ended.is_cancelled() {
+            return;
+        }
+        let session_expiry_interval_s = match end {
+            End::Disconnected { session_expiry_interval_s } => session_expiry_interval_s,
+            End::ClientGone | End::Closed { .. } | End::LifeOver => None,
+        };
+        let drained = drain(&mailbox, outstanding);
+        life.ended.run_until_cancelled(drained).await;
+        client.record_closed(&broker, &life, session_expiry_interval_s);
+    }
+
+    async fn run(&mut self) -> End {
+        let mut lease = self.broker.lease.watch();
+        let mut stopping = self.broker.stopping.subscribe();
+        let keep_alive = sleep_until(self.keep_alive_deadline());
+        tokio::pin!(keep_alive);
+        loop {
+            if let Err(end) = self.work(&mut lease) {
+                return end;
+            }
+            let wants_mail = self.wants_mail();
+            let wants_packets = self.wants_packets();
+            let has_capacity = self.broker.has_capacity(&self.life);
+            tokio::select! {
+                () = self.life.ended.cancelled() => return End::LifeOver,
+                written = self.wire.writer.write_buf(&mut self.wire.output),
+                    if !self.wire.output.is_empty() =>
+                {
+                    if !matches!(written, Ok(bytes) if bytes > 0) {
+                        return End::ClientGone;
+                    }
+                }
+                read = self.wire.reader.read_buf(&mut self.wire.input),
+                    if wants_packets && has_capacity =>
+                {
+                    if !matches!(read, Ok(bytes) if bytes > 0) {
+                        return End::ClientGone;
+                    }
+                    self.last_packet = Instant::now();
+                }
+                () = self.mailbox.arrived(), if wants_mail => {}
+                () = self.broker.capacity(&self.life), if wants_packets && !has_capacity => {}
+                // The senders live as long as the broker.
+                _ = lease.changed() => {}
+                _ = stopping.wait_for(|stopping| *stopping) => {
+                    return End::closed(ReasonCode::ServerShuttingDown, "drain");
+                }
+                () = &mut keep_alive => {
+                    let deadline = self.keep_alive_deadline();
+                    if deadline <= Instant::now() {
+                        return End::closed(ReasonCode::KeepAliveTimeout, "keepalive");
+                    }
+                    keep_alive.as_mut().reset(deadline);
+                }
+            }
+        }
+    }
+
+    /// Everything that can be done without waiting.
+    fn work(&mut self, lease: &mut watch::Receiver<LeaseState>) -> Result<(), End> {
+        match *lease.borrow_and_update() {
+            LeaseState::Held | LeaseState::Lost => {}
+            LeaseState::Closing => {
+                return Err(End::closed(ReasonCode::UseAnotherServer, "no_quorum"));
+            }
+        }
+        if self.wants_mail() {
+            self.take_mail()?;
+        }
+        self.take_packets()?;
+        self.complete_discarded()?;
+        self.propose_acknowledgements();
+        if self.broker.lease.is_held() {
+            self.acknowledge_publishes();
+        }
+        Ok(())
+    }
+
+    /// Mail is taken while the client reads what it is sent and the node may send.
+    fn wants_mail(&self) -> bool {
+        self.mailbox.is_closing()
+            || (self.wire.output.len() < OUT_BYTES_HIGH && self.broker.lease.is_held())
+    }
+
+    /// Packets are read while the client reads what it is sent and does not send too far ahead.
+    fn wants_packets(&self) -> bool {
+        self.wire.output.len() < OUT_BYTES_HIGH 
+            && !self.publishes.is_full(&self.broker.config)
+            && !self.subscriptions.is_full()
+    }
+
+    fn take_mail(&mut self) -> Result<(), End> {
+        let mut mail = std::mem::take(&mut self.mail);
+        self.mailbox.take(&mut mail);
+        let mut result = Ok(());
+        for piece in mail.drain(..) {
+            if result.is_ok() {
+                result = self.on_mail(piece);
+            }
+        }
+        self.mail = mail;
+        result
+    }
+
+    fn on_mail(&mut self, mail: Mail) -> Result<(), End> {
+        match mail {
+            Mail::Answer { tag, index, response } => {
+                self.outstanding = self.outstanding.saturating_sub(1);
+                self.on_answer(tag, index, &response)
+            }
+            Mail::Received { tag } => {
+                self.outstanding = self.outstanding.saturating_sub(1);
+                self.publishes.received(tag);
+                Ok(())
+            }
+            Mail::Visible { tag } => {
+                self.on_visible(tag);
+                Ok(())
+            }
+            Mail::Resumed { resend, subscriptions } => {
+                self.on_resumed(resend, &subscriptions);
+                Ok(())
+            }
+            Mail::Send { packet_id, delivery } => {
+                self.on_send(packet_id, &delivery);
+                Ok(())
+            }
+            Mail::SendPubrel { packet_id, reason_code } => {
+                self.send_pubrel(packet_id, reason_code);
+                Ok(())
+            }
+            Mail::Live(delivery) => self.on_live(delivery),
+            Mail::FormersClosed => {
+                self.client.end_fences(&self.life);
+                Ok(())
+            }
+            Mail::Close(reason) => Err(closed_by(reason)),
+        }
+    }
+
+    fn on_answer(&mut self, tag: u64, index: u64, response: &Response) -> Result<(), End> {
+        match response {
+            Response::Refused(Refusal::StaleEpoch) => {
+                Err(End::closed(ReasonCode::SessionTakenOver, "takeover"))
+            }
+            Response::Refused(Refusal::StaleIncarnation) => {
+                self.life.ended.cancel();
+                Err(End::LifeOver)
+            }
+            Response::Refused(Refusal::Malformed) => {
+                tracing::error!(tag, index, "a shard could not read a command of this node");
+                Err(End::closed(ReasonCode::ImplementationSpecificError, "internal"))
+            }
+            Response::Subscribed { .. } | Response::Unsubscribed { .. } => {
+                self.on_subscription_answer(tag, index, response);
+                Ok(())
+            }
+            Response::Done
+            | Response::NodeUp { .. }
+            | Response::Connected { .. }
+            | Response::Published { .. }
+            | Response::Received { .. }
+            | Response::ReceiveMaximumExceeded
+            | Response::Released { .. } => self.on_publish_answer(tag, response),
+        }
+    }
+
+    fn take_packets(&mut self) -> Result<(), End> {
+        if !self.broker.has_capacity(&self.life) {
+            return Ok(());
+        }
+        while self.wants_packets() {
+            if self.mailbox.is_closing() {
+                return Ok(());
+            }
+            if !self.broker.lease.is_held() && !self.next_needs_no_lease() {
+                return Ok(());
+            }
+            let version = self.client.version;
+            let packet = self.wire.decoder.decode(&mut self.wire.input).map_err(|error| {
+                End::violation(error.reason_code(), format!("{error} [{}]", error.rule(version)))
+            })?;
+            let Some(packet) = packet else { return Ok(()) };
+            self.on_packet(packet)?;
+        }
+        Ok(())
+    }
+
+    /// PINGREQ and DISCONNECT are answered at once, whatever the cluster does [MQTT-3.12.4-1].
+    fn next_needs_no_lease(&self) -> bool {
+        self.wire.input.first().is_some_and(|byte| matches!(byte >> 4, 12 | 14))
+    }
+
+    fn on_packet(&mut self, packet: Packet) -> Result<(), End> {
+        match packet {
+            Packet::Publish(publish) => self.on_publish(publish),
+            Packet::Puback(ack) => self.on_puback(&ack),
+            Packet::Pubrec(ack) => self.on_pubrec(&ack),
+            Packet::Pubrel(ack) => self.on_pubrel(&ack),
+            Packet::Pubcomp(ack) => self.on_pubcomp(&ack),
+            Packet::Subscribe(subscribe) => self.on_subscribe(subscribe),
+            Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(unsubscribe),
+            Packet::Pingreq => {
+                self.wire.send(&Packet::Pingresp, self.client.version);
+                Ok(())
+            }
+            Packet::Disconnect(disconnect) => Err(self.on_disconnect(&disconnect)),
+            Packet::Auth(_) => Err(End::violation(
+                ReasonCode::ProtocolError,
+                "AUTH without an authentication method in CONNECT [MQTT-4.12.0-1]",
+            )),
+            Packet::Connect(_)
+            | Packet::Connack(_)
+            | Packet::Suback(_)
+            | Packet::Unsuback(_)
+            | Packet::Pingresp => Err(End::violation(
+                ReasonCode::ProtocolError,
+                "a packet that a client must not send here [MQTT-3.1.0-2]",
+            )),
+        }
+    }
+
+    /// A Session Expiry Interval of 0 in CONNECT cannot become another one (section 3.14.2.2.2).
+    fn on_disconnect(&self, disconnect: &Disconnect) -> End {
+        let interval = disconnect.session_expiry_interval;
+        if interval.is_some_and(|s| s > 0) && self.client.session_expiry_interval_s == 0 {
+            return End::violation(
+                ReasonCode::ProtocolError,
+                "Session Expiry Interval raised from 0 by DISCONNECT (section 3.14.2.2.2)",
+            );
+        }
+        let max = self.broker.config.mqtt.session_expiry_max_s;
+        End::Disconnected { session_expiry_interval_s: interval.map(|s| s.min(max)) }
+    }
+
+    /// One and a half times the keep alive after the last packet [MQTT-3.1.2-22].
+    fn keep_alive_deadline(&self) -> Instant {
+        let keep_alive_s = u64::from(self.client.keep_alive_s);
+        if keep_alive_s == 0 {
+            return Instant::now() + NO_DEADLINE;
+        }
+        self.last_packet + Duration::from_millis(keep_alive_s.saturating_mul(1500))
+    }
+
+    fn log_end(&self, end: &End) -> &'static str {
+        let client_id = self.client.client_id.as_str();
+        let address = self.client.origin.address;
+        match end {
+            End::ClientGone => {
+                tracing::debug!(client_id, %address, "client gone");
+                "client"
+            }
+            End::Disconnected { .. } => {
+                tracing::debug!(client_id, %address, "client disconnected");
+                "client"
+            }
+            End::Closed { reason_code, cause, rule: None } => {
+                tracing::info!(client_id, %address, ?reason_code, cause, "connection closed");
+                cause
+            }
+            End::Closed { reason_code, cause, rule: Some(rule) } => {
+                tracing::warn!(client_id, %address, ?reason_code, rule, "protocol violation");
+                cause
+            }
+            End::LifeOver => "node_down",
+        }
+    }
+}
+
+fn closed_by(reason: CloseReason) -> End {
+    match reason {
+        CloseReason::TakenOver => {
+            End::closed(ReasonCode::SessionTakenOver, "takeover")
+        }
+        CloseReason::QueueFull => End::closed(ReasonCode::QuotaExceeded, "overload"),
+        CloseReason::NodeDown => End::LifeOver,
+    }
+}
+
+/// Waits until everything that the connection sent has been answered.
+pub(crate) async fn drain(mailbox: &Mailbox, mut outstanding: u64) {
+    let mut mail = VecDeque::new();
+    loop {
+        mailbox.take(&mut mail);
+        for piece in mail.drain(..) {
+            if matches!(piece, Mail::Answer { .. } | Mail::Received { .. }) {
+                outstanding = outstanding.saturating_sub(1);
+            }
+        }
+        if outstanding == 0 {
+            return;
+        }
+        mailbox.arrived().await;
+    }
+}

@@ -1,0 +1,74 @@
+//! Counts what happens to connections and messages, under the names of `metrics`.
+
+use std::sync::Arc;
+
+use codec::Qos;
+use metrics::{SharedString, counter, gauge};
+use session::DropCause;
+
+use crate::metrics::{
+    CONNECTIONS, CONNECTIONS_CLOSED_TOTAL, CONNECTIONS_OPENED_TOTAL, CONNECTIONS_REJECTED_TOTAL,
+    MESSAGES_DROPPED_TOTAL, MESSAGES_REDELIVERED_TOTAL, PEER_UP, PUBLISH_RECEIVED_TOTAL,
+    PUBLISH_SENT_TOTAL,
+};
+
+fn label(qos: Qos) -> &'static str {
+    match qos {
+        Qos::AtMostOnce => "0",
+        Qos::AtLeastOnce => "1",
+        Qos::ExactlyOnce => "2",
+    }
+}
+
+/// A client was admitted.
+pub(crate) fn connection_opened(listener: &Arc<str>) {
+    counter!(CONNECTIONS_OPENED_TOTAL, "listener" => Arc::clone(listener)).increment(1);
+    gauge!(CONNECTIONS, "listener" => Arc::clone(listener)).increment(1.0);
+}
+
+/// An admitted client's connection ended.
+pub(crate) fn connection_closed(listener: &Arc<str>, reason: &'static str) {
+    let labels = [("listener", Arc::clone(listener).into()), ("reason", SharedString::from(reason))];
+    counter!(CONNECTIONS_CLOSED_TOTAL, &labels).increment(1);
+    gauge!(CONNECTIONS, "listener" => Arc::clone(listener)).decrement(1.0);
+}
+
+/// A client was not admitted.
+pub(crate) fn connection_rejected(listener: &Arc<str>, reason: &'static str) {
+    let labels = [("listener", Arc::clone(listener).into()), ("reason", SharedString::from(reason))];
+    counter!(CONNECTIONS_REJECTED_TOTAL, &labels).increment(1);
+}
+
+/// A PUBLISH came in.
+pub(crate) fn publish_received(qos: Qos) {
+    counter!(PUBLISH_RECEIVED_TOTAL, "qos" => label(qos)).increment(1);
+}
+
+/// A PUBLISH went out.
+pub(crate) fn publish_sent(qos: Qos) {
+    counter!(PUBLISH_SENT_TOTAL, "qos" => label(qos)).increment(1);
+}
+
+/// An in-flight message was sent again on a new connection.
+pub(crate) fn redelivered() {
+    counter!(MESSAGES_REDELIVERED_TOTAL).increment(1);
+}
+
+/// A message was lost to a documented limit.
+pub(crate) fn dropped(reason: &'static str) {
+    counter!(MESSAGES_DROPPED_TOTAL, "reason" => reason).increment(1);
+}
+
+/// A session lost a message to a documented limit.
+pub(crate) fn dropped_by_session(cause: DropCause) {
+    dropped(match cause {
+        DropCause::QueueFullNewest | DropCause::QueueFullOldest => "queue_full",
+        DropCause::Offline => "offline",
+        DropCause::SessionEnded => "session_ended",
+    });
+}
+
+/// Whether a peer answers heartbeats.
+pub(crate) fn peer_up(peer: u16, up: bool) {
+    gauge!(PEER_UP, "peer" => peer.to_string()).set(if up { 1.0 } else { 0.0 });
+}

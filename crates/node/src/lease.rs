@@ -1,0 +1,221 @@
+//! A node's right to serve: a majority answered its heartbeats recently enough, and it has applied
+//! what they listed (DESIGN section 6).
+//!
+//! Counted from the sending of each heartbeat, so that the lease ends here before a majority may
+//! believe that it has ended.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use raft_store::{Incarnation, NodeId, ShardId};
+use tokio::sync::watch;
+
+use crate::clock;
+
+/// What a node must have applied before an answered heartbeat counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// Per shard: index of its newest subscription change.
+    pub(crate) subscription_index: BTreeMap<ShardId, u64>,
+    /// Per node: its life and its newest announcement.
+    pub(crate) announced: BTreeMap<NodeId, (Incarnation, u64)>,
+}
+
+impl Seen {
+    /// Everything that `needed` lists is in `self`. A newer life covers every announcement of an
+    /// older one: its transient sessions are gone.
+    pub(crate) fn covers(&self, needed: &Self) -> bool {
+        let shards = needed.subscription_index.iter().all(|(shard, index)| {
+            self.subscription_index.get(shard).is_some_and(|applied| applied >= index)
+        });
+        let nodes = needed.announced.iter().all(|(node, position)| {
+            self.announced.get(node).is_some_and(|seen| seen >= position)
+        });
+        shards && nodes
+    }
+}
+
+/// Whether the node may serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LeaseState {
+    /// It may.
+    Held,
+    /// It must not; connections stay open for now.
+    Lost,
+    /// It has not for `quorum_lost_after`: connections are closed.
+    Closing,
+}
+
+/// The lease of one node.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    duration: Duration,
+    quorum_lost_after: Duration,
+    /// Answers needed besides our own.
+    answers_needed: usize,
+    /// End of the lease, milliseconds of `clock::now`; `u64::MAX` for a cluster of one.
+    until_ms: AtomicU64,
+    peers: Mutex<BTreeMap<NodeId, PeerAnswers>>,
+    state: watch::Sender<LeaseState>,
+}
+
+/// The answers of one peer.
+#[derive(Debug, Default)]
+struct PeerAnswers {
+    /// When the newest heartbeat was sent whose answer counts.
+    counted: Option<Duration>,
+    /// The newest answer that lists something not yet applied here.
+    waiting: Option<(Duration, Seen)>,
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Lease {
+    /// No lease yet. `members`: nodes in the cluster, this one included.
+    pub(crate) fn new(members: usize, duration: Duration, quorum_lost_after: Duration) -> Self {
+        Self {
+            duration,
+            quorum_lost_after,
+            answers_needed: members / 2,
+            until_ms: AtomicU64::new(0),
+            peers: Mutex::new(BTreeMap::new()),
+            state: watch::Sender::new(LeaseState::Lost),
+        }
+    }
+
+    /// How long one answered heartbeat is good for.
+    pub(crate) fn duration(&self) -> Duration {
+        self.duration
+    }
+
+    /// The node may serve at this instant.
+    pub(crate) fn is_held(&self) -> bool {
+        millis(clock::now()) < self.until_ms.load(Ordering::Acquire)
+    }
+
+    /// Changes of the state, for those who must act on them.
+    pub(crate) fn watch(&self) -> watch::Receiver<LeaseState> {
+        self.state.subscribe()
+    }
+
+    /// A peer answered the heartbeat sent at `sent`, listing `needed`.
+    pub(crate) fn answered(&self, peer: NodeId, sent: Duration, needed: Seen, seen: &Seen) {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let answers = peers.entry(peer).or_default();
+        if seen.covers(&needed) {
+            answers.counted = answers.counted.max(Some(sent));
+            answers.waiting = None;
+        } else {
+            answers.waiting = Some((sent, needed));
+        }
+    }
+
+    /// Forgets all answers: a new life begins without a lease.
+    pub(crate) fn reset(&self) {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.until_ms.store(0, Ordering::Release);
+        self.publish();
+    }
+
+    /// Renews the lease from what has been answered; `seen` is what this node has applied by now.
+    /// `ready`: this life has caught up and may serve at all.
+    pub(crate) fn renew(&self, seen: &Seen, ready: bool) {
+        let until = if ready { self.end(seen) } else { 0 };
+        self.until_ms.store(until, Ordering::Release);
+        self.publish();
+    }
+
+    fn end(&self, seen: &Seen) -> u64 {
+        let Some(index) = self.answers_needed.checked_sub(1) else { return u64::MAX };
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        for answers in peers.values_mut() {
+            let applied = answers.waiting.take_if(|(_, needed)| seen.covers(needed));
+            if let Some((sent, _)) = applied {
+                answers.counted = answers.counted.max(Some(sent));
+            }
+        }
+        let mut counted: Vec<Duration> =
+            peers.values().filter_map(|answers| answers.counted).collect();
+        counted.sort_unstable_by(|a, b| b.cmp(a));
+        counted.get(index).map_or(0, |sent| millis(sent.saturating_add(self.duration)))
+    }
+
+    /// Tells those who wait when the state has changed.
+    fn publish(&self) {
+        let now = millis(clock::now());
+        let until = self.until_ms.load(Ordering::Acquire);
+        self.state.send_if_modified(|state| {
+            let new = if now < until {
+                LeaseState::Held
+            } else if now.saturating_sub(until) < millis(self.quorum_lost_after) {
+                LeaseState::Lost
+            } else {
+                LeaseState::Closing
+            };
+            let changed = *state != new;
+            *state = new;
+            changed
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(index: u64) -> Seen {
+        Seen {
+            subscription_index: BTreeMap::from([(ShardId(0), index)]),
+            announced: BTreeMap::new(),
+        }
+    }
+
+    fn lease() -> Lease {
+        Lease::new(3, Duration::from_secs(60), Duration::from_secs(3))
+    }
+
+    /// DESIGN section 6, lease
+    #[test]
+    fn a_majority_of_answers_gives_the_lease_and_a_minority_does_not() {
+        let lease = lease();
+        lease.renew(&seen(5), true);
+        assert!(!lease.is_held());
+        lease.answered(NodeId(2), clock::now(), seen(5), &seen(5));
+        lease.renew(&seen(5), true);
+        assert!(lease.is_held());
+    }
+
+    /// DESIGN section 6, lease: "and it has applied all that they listed"
+    #[test]
+    fn an_answer_counts_only_once_what_it_lists_is_applied() {
+        let lease = lease();
+        lease.answered(NodeId(2), clock::now(), seen(6), &seen(5));
+        lease.renew(&seen(5), true);
+        assert!(!lease.is_held());
+        lease.renew(&seen(6), true);
+        assert!(lease.is_held());
+    }
+
+    /// DESIGN section 6, lease: "counted from sending"
+    #[test]
+    fn a_late_answer_gives_no_lease() {
+        let lease = Lease::new(3, Duration::from_millis(1), Duration::from_secs(3));
+        let long_ago = clock::now().saturating_sub(Duration::from_millis(5));
+        lease.answered(NodeId(2), long_ago, seen(0), &seen(0));
+        lease.renew(&seen(0), true);
+        assert!(!lease.is_held());
+    }
+
+    #[test]
+    fn a_single_node_holds_its_lease_as_soon_as_it_is_ready() {
+        let lease = Lease::new(1, Duration::from_secs(1), Duration::from_secs(3));
+        lease.renew(&seen(0), false);
+        assert!(!lease.is_held());
+        lease.renew(&seen(0), true);
+        assert!(lease.is_held());
+    }
+}

@@ -1,0 +1,201 @@
+//! One life of this node in the cluster: its incarnation, and everything that ends with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use codec::TopicFilter;
+use raft_store::{Command, Forwarder, Incarnation, NodeId, Proposer, ProposerId, ShardId};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::link::Link;
+use crate::proto::live_item::Kind as ItemKind;
+use crate::proto::{Announcement, AnnouncementSnapshot};
+use crate::registry::Registry;
+use crate::routes::RouteMap;
+use crate::waiter::CommandWaiter;
+
+/// Names one life of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LifeId {
+    /// The node.
+    pub(crate) node: NodeId,
+    /// Its life.
+    pub(crate) incarnation: Incarnation,
+}
+
+/// One life of this node.
+#[derive(Debug)]
+pub(crate) struct Life {
+    /// Its name.
+    pub(crate) id: LifeId,
+    /// Its connections.
+    pub(crate) registry: Registry,
+    /// Its streams to the peers.
+    pub(crate) links: BTreeMap<NodeId, Arc<Link>>,
+    proposers: Vec<Arc<Proposer<CommandWaiter>>>,
+    announcer: Mutex<Announcer>,
+    ready: AtomicBool,
+    /// Cancelled when the life is over: every connection closes.
+    pub(crate) ended: CancellationToken,
+    /// The tasks of the life.
+    pub(crate) tasks: TaskTracker,
+}
+
+/// What this node's transient sessions are subscribed to, as announced to the peers.
+#[derive(Debug, Default)]
+struct Announcer {
+    number: u64,
+    filters: BTreeMap<TopicFilter, usize>,
+}
+
+impl Life {
+    /// A life that has just begun; its streams are driven from now on.
+    pub(crate) fn begin(
+        id: LifeId,
+        shards: u16,
+        peers: &BTreeMap<NodeId, String>,
+        cluster: &str,
+        forwarder: &Arc<Forwarder>,
+    ) -> Arc<Self> {
+        let proposer_id = ProposerId::Node { node: id.node, incarnation: id.incarnation };
+        let proposers: Vec<_> = (0..shards)
+            .map(|shard| Arc::new(Proposer::new(ShardId(shard), proposer_id)))
+            .collect();
+        let links: BTreeMap<NodeId, Arc<Link>> = peers
+            .iter()
+            .filter(|(peer, _)| **peer != id.node)
+            .map(|(peer, address)| (*peer, Arc::new(Link::new(*peer, address.clone()))))
+            .collect();
+        let life = Arc::new(Self {
+            id,
+            registry: Registry::default(),
+            links,
+            proposers,
+            announcer: Mutex::new(Announcer::default()),
+            ready: AtomicBool::new(false),
+            ended: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        for proposer in &life.proposers {
+            let run = Arc::clone(proposer).run(Arc::clone(forwarder));
+            life.spawn_until_ended(run);
+        }
+        for link in life.links.values() {
+            let (link, cluster) = (Arc::clone(link), cluster.to_owned());
+            life.spawn_until_ended(async move { link.run(id, cluster).await });
+        }
+        life
+    }
+
+    fn spawn_until_ended(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let ended = self.ended.clone();
+        self.tasks.spawn(async move {
+            ended.run_until_cancelled(task).await;
+        });
+    }
+
+    /// The stream of commands to a shard.
+    pub(crate) fn proposer(&self, shard: ShardId) -> Option<&Arc<Proposer<CommandWaiter>>> {
+        self.proposers.get(usize::from(shard.0))
+    }
+
+    /// No queue to a shard or peer is beyond its bound.
+    pub(crate) fn has_capacity(&self) -> bool {
+        self.proposers.iter().all(|proposer| !proposer.is_full())
+            && self.links.values().all(|link| !link.is_full())
+    }
+
+    /// Waits until every queue to a shard or peer is below its bound.
+    pub(crate) async fn capacity(&self) {
+        for proposer in &self.proposers {
+            proposer.ready().await;
+        }
+        for link in self.links.values() {
+            link.ready().await;
+        }
+    }
+
+    /// Proposes a command in a shard; `waiter` gets the response.
+    pub(crate) fn propose(&self, shard: ShardId, command: &Command, waiter: CommandWaiter) {
+        if let Some(proposer) = self.proposer(shard) {
+            proposer.propose(command, waiter);
+        }
+    }
+
+    /// The life of a node that live messages for it reach.
+    pub(crate) fn incarnation_of(&self, node: NodeId) -> Option<Incarnation> {
+        if node == self.id.node {
+            return Some(self.id.incarnation);
+        }
+        self.links.get(&node)?.peer_life()
+    }
+
+    /// This life has caught up: it answers heartbeats and may hold the lease.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// See [`Self::is_ready`].
+    pub(crate) fn set_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+
+    /// A transient session needs a filter. Returns the announcement that covers it.
+    pub(crate) fn announce(&self, routes: &RouteMap, filter: &TopicFilter) -> u64 {
+        let mut announcer = self.announcer.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = announcer.filters.entry(filter.detached()).or_insert(0);
+        *count = count.saturating_add(1);
+        if *count == 1 {
+            self.send_announcement(&mut announcer, routes, filter, true);
+        }
+        // Counted already: covered by an announcement up to the newest one.
+        announcer.number
+    }
+
+    /// A transient session needs a filter no longer.
+    pub(crate) fn retract(&self, routes: &RouteMap, filter: &TopicFilter) {
+        let mut announcer = self.announcer.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(count) = announcer.filters.get_mut(filter) else { return };
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            announcer.filters.remove(filter);
+            self.send_announcement(&mut announcer, routes, filter, false);
+        }
+    }
+
+    /// To this node's own table and to every peer, in the same order for all.
+    fn send_announcement(
+        &self,
+        announcer: &mut Announcer,
+        routes: &RouteMap,
+        filter: &TopicFilter,
+        added: bool,
+    ) {
+        announcer.number = announcer.number.saturating_add(1);
+        let number = announcer.number;
+        routes.announced_one(self.id.node, (self.id.incarnation, number), filter, added);
+        for link in self.links.values() {
+            let announcement =
+                Announcement { number, added, filter: filter.as_str().to_owned() };
+            link.send(ItemKind::Announcement(announcement), filter.as_bytes().len(), None);
+        }
+    }
+
+    /// A life of a peer began: its stream starts with everything announced so far.
+    pub(crate) fn peer_up(&self, peer: NodeId, incarnation: Incarnation) {
+        let Some(link) = self.links.get(&peer) else { return };
+        let announcer = self.announcer.lock().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = AnnouncementSnapshot {
+            number: announcer.number,
+            filters: announcer.filters.keys().map(|filter| filter.as_str().to_owned()).collect(),
+        };
+        link.restart(incarnation, ItemKind::Snapshot(snapshot));
+    }
+
+    /// This node's own announcements begin: none.
+    pub(crate) fn begin_announcing(&self, routes: &RouteMap) {
+        routes.announced_all(self.id.node, (self.id.incarnation, 0), BTreeSet::new());
+    }
+}

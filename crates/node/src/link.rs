@@ -1,0 +1,274 @@
+//! The live plane's way out: one ordered, acknowledged stream from this life to each life of a peer.
+//!
+//! Items keep until the peer has acknowledged them; a broken stream is opened again and goes on
+//! where the peer says it stopped. When the peer's life ends, everything that waits for it is
+//! answered: its transient sessions are gone.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use raft_store::{Incarnation, NodeId, peer_channel};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use crate::life::LifeId;
+use crate::proto::live_ack::Kind as AckKind;
+use crate::proto::live_frame::Kind as FrameKind;
+use crate::proto::live_item::Kind as ItemKind;
+use crate::proto::peers_client::PeersClient;
+use crate::proto::{LiveFrame, LiveHello, LiveItem};
+use crate::waiter::LiveWaiter;
+
+/// Bytes that may wait for one peer before publishers stop being read (G9).
+const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Items handed to the transport and not yet written.
+const STREAM_ITEMS_MAX: usize = 256;
+/// Pause before a broken stream is opened again.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// How long the peer may take to answer the hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The stream to one peer.
+#[derive(Debug)]
+pub(crate) struct Link {
+    peer: NodeId,
+    address: String,
+    queue: Mutex<Queue>,
+    /// Something was queued, or the peer's life changed.
+    queued: Notify,
+    /// The queue fell below its bound.
+    drained: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// The peer's life that the items are for; `None` while it has none.
+    to: Option<Incarnation>,
+    last_sequence: u64,
+    items: VecDeque<Waiting>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    item: LiveItem,
+    bytes: usize,
+    waiter: Option<LiveWaiter>,
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    #[error("{0}")]
+    Status(#[from] tonic::Status),
+    #[error("the peer closed the stream")]
+    Closed,
+    #[error("the peer's answer makes no sense")]
+    Nonsense,
+    #[error("the peer did not answer in time")]
+    Timeout,
+}
+
+impl Link {
+    /// A link without a peer life yet.
+    pub(crate) fn new(peer: NodeId, address: String) -> Self {
+        Self {
+            peer,
+            address,
+            queue: Mutex::new(Queue::default()),
+            queued: Notify::new(),
+            drained: Notify::new(),
+        }
+    }
+
+    /// A new life of the peer began: everything for the older one is answered, and the new stream
+    /// begins with `first` (this node's announcements).
+    pub(crate) fn restart(&self, to: Incarnation, first: ItemKind) {
+        let dropped = {
+            let mut queue = self.lock();
+            if queue.to.is_some_and(|known| known >= to) {
+                return;
+            }
+            let dropped = std::mem::take(&mut *queue);
+            queue.to = Some(to);
+            push(&mut queue, first, 0, None);
+            dropped
+        };
+        self.queued.notify_one();
+        self.drained.notify_waiters();
+        answer(dropped.items);
+    }
+
+    /// That life of the peer is over.
+    pub(crate) fn end(&self, ended: Incarnation) {
+        let dropped = {
+            let mut queue = self.lock();
+            if queue.to.is_none_or(|to| to > ended) {
+                return;
+            }
+            std::mem::take(&mut *queue)
+        };
+        self.queued.notify_one();
+        self.drained.notify_waiters();
+        answer(dropped.items);
+    }
+
+    /// Queues an item; `waiter` is answered when the peer has received it, or at once if the peer
+    /// has no life.
+    pub(crate) fn send(&self, kind: ItemKind, bytes: usize, waiter: Option<LiveWaiter>) {
+        {
+            let mut queue = self.lock();
+            if queue.to.is_some() {
+                push(&mut queue, kind, bytes, waiter);
+                drop(queue);
+                self.queued.notify_one();
+                return;
+            }
+        }
+        if let Some(waiter) = waiter {
+            waiter.received();
+        }
+    }
+
+    /// The peer's life that items are for.
+    pub(crate) fn peer_life(&self) -> Option<Incarnation> {
+        self.lock().to
+    }
+
+    /// More waits than the bound: QoS 0 is dropped, QoS 1 and 2 wait with `ready`.
+    pub(crate) fn is_full(&self) -> bool {
+        self.lock().bytes >= WAITING_BYTES_MAX
+    }
+
+    /// Waits while more waits for the peer than the bound.
+    pub(crate) async fn ready(&self) {
+        loop {
+            let notified = self.drained.notified();
+            if !self.is_full() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Keeps a stream to the peer's current life until the task is aborted.
+    pub(crate) async fn run(&self, from: LifeId, cluster: String) {
+        let channel = match peer_channel(&self.address) {
+            Ok(channel) => channel,
+            Err(error) => {
+                tracing::error!(peer = %self.peer, address = self.address, %error, "peer address");
+                return;
+            }
+        };
+        loop {
+            let to = self.lock().to;
+            let Some(to) = to else {
+                self.queued.notified().await;
+                continue;
+            };
+            let hello = LiveHello {
+                from: u32::from(from.node.0),
+                from_incarnation: from.incarnation.0,
+                to_incarnation: to.0,
+                cluster: cluster.clone(),
+            };
+            if let Err(error) = self.stream(channel.clone(), hello, to).await {
+                tracing::debug!(peer = %self.peer, %error, "live stream ended");
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// One stream, from hello to its end.
+    async fn stream(
+        &self,
+        channel: Channel,
+        hello: LiveHello,
+        to: Incarnation,
+    ) -> Result<(), StreamError> {
+        let (frames, receiver) = mpsc::channel(STREAM_ITEMS_MAX);
+        let first = LiveFrame { kind: Some(FrameKind::Hello(hello)) };
+        frames.send(first).await.map_err(|_gone| StreamError::Closed)?;
+        let mut client = PeersClient::new(channel)
+            .max_decoding_message_size(usize::MAX)
+            .max_encoding_message_size(usize::MAX);
+        let opened = timeout(HELLO_TIMEOUT, client.live(ReceiverStream::new(receiver))).await;
+        let mut acks = opened.map_err(|_elapsed| StreamError::Timeout)??.into_inner();
+        let welcome = timeout(HELLO_TIMEOUT, acks.message()).await;
+        let welcome = welcome.map_err(|_elapsed| StreamError::Timeout)??;
+        let Some(AckKind::Welcome(mut sent)) = welcome.and_then(|ack| ack.kind) else {
+            return Err(StreamError::Nonsense);
+        };
+        tracing::debug!(peer = %self.peer, received = sent, "live stream open");
+        self.acknowledged(to, sent);
+        while self.lock().to == Some(to) {
+            let next = self.next_after(sent);
+            tokio::select! {
+                ack = acks.message() => match ack?.and_then(|ack| ack.kind) {
+                    Some(AckKind::Upto(upto)) => self.acknowledged(to, upto),
+                    Some(AckKind::Welcome(_)) => return Err(StreamError::Nonsense),
+                    None => return Err(StreamError::Closed),
+                },
+                permit = frames.reserve(), if next.is_some() => {
+                    let permit = permit.map_err(|_gone| StreamError::Closed)?;
+                    if let Some(item) = next {
+                        sent = item.sequence;
+                        permit.send(LiveFrame { kind: Some(FrameKind::Item(item)) });
+                    }
+                },
+                () = self.queued.notified(), if next.is_none() => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The next item to write. O(1): items are numbered without gaps.
+    fn next_after(&self, sent: u64) -> Option<LiveItem> {
+        let queue = self.lock();
+        let first = queue.items.front()?.item.sequence;
+        let offset = sent.saturating_add(1).saturating_sub(first);
+        let offset = usize::try_from(offset).ok()?;
+        queue.items.get(offset).map(|waiting| waiting.item.clone())
+    }
+
+    /// The peer has everything up to `upto`.
+    fn acknowledged(&self, to: Incarnation, upto: u64) {
+        let mut done = VecDeque::new();
+        {
+            let mut queue = self.lock();
+            if queue.to != Some(to) {
+                return;
+            }
+            while let Some(waiting) =
+                queue.items.pop_front_if(|waiting| waiting.item.sequence <= upto)
+            {
+                queue.bytes = queue.bytes.saturating_sub(waiting.bytes);
+                done.push_back(waiting);
+            }
+        }
+        self.drained.notify_waiters();
+        answer(done);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn push(queue: &mut Queue, kind: ItemKind, bytes: usize, waiter: Option<LiveWaiter>) {
+    queue.last_sequence = queue.last_sequence.saturating_add(1);
+    queue.bytes = queue.bytes.saturating_add(bytes);
+    let item = LiveItem { sequence: queue.last_sequence, kind: Some(kind) };
+    queue.items.push_back(Waiting { item, bytes, waiter });
+}
+
+fn answer(items: VecDeque<Waiting>) {
+    for waiting in items {
+        if let Some(waiter) = waiting.waiter {
+            waiter.received();
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! What other tasks hand to one connection.
+//!
+//! Three kinds of mail have three bounds. Answers: one per command or packet that the connection
+//! sent, bounded by its Receive Maximum. Effects of a hosted session: bounded by its window. Live
+//! messages: bounded here, in number and bytes, because their senders never wait for a client.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use codec::{PacketId, Qos, ReasonCode, TopicFilter};
+use raft_store::{CloseReason, Response};
+use session::{Delivery, Resend, Subscription};
+use tokio::sync::Notify;
+
+/// One piece of mail.
+#[derive(Debug)]
+pub(crate) enum Mail {
+    /// The response to a command that the connection proposed.
+    Answer {
+        /// The connection's own name for what it waits for.
+        tag: u64,
+        /// Log index at which it took effect.
+        index: u64,
+        /// The response.
+        response: Response,
+    },
+    /// A peer has received a live message, or will never (its life is over).
+    Received {
+        /// The connection's own name for what it waits for.
+        tag: u64,
+    },
+    /// A subscription change is visible to every node that may start a PUBLISH.
+    Visible {
+        /// The connection's own name for what it waits for.
+        tag: u64,
+    },
+    /// The session was opened: what to send first.
+    Resumed {
+        /// In flight, in original order.
+        resend: Vec<Resend>,
+        /// The session's subscriptions.
+        subscriptions: Vec<(TopicFilter, Subscription)>,
+    },
+    /// A hosted session sends a PUBLISH.
+    Send {
+        /// Packet id.
+        packet_id: PacketId,
+        /// What.
+        delivery: Delivery,
+    },
+    /// A hosted session sends a PUBREL.
+    SendPubrel {
+        /// Packet id.
+        packet_id: PacketId,
+        /// 0x00 or 0x92.
+        reason_code: ReasonCode,
+    },
+    /// A message on the live plane.
+    Live(Delivery),
+    /// Fences of this connection may end.
+    FormersClosed,
+    /// Close the connection.
+    Close(CloseReason),
+}
+
+/// How much live mail may wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LiveLimits {
+    /// Messages.
+    pub(crate) messages_max: usize,
+    /// Bytes of their `Message::size`.
+    pub(crate) bytes_max: usize,
+}
+
+/// What became of a live message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LiveOutcome {
+    /// It waits for the connection.
+    Taken,
+    /// The mailbox is full: a QoS 0 message is dropped, at QoS 1 or 2 the connection is closed.
+    Full,
+}
+
+/// One connection's mailbox.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    queue: Mutex<Queue>,
+    arrived: Notify,
+    closing: AtomicBool,
+    limits: LiveLimits,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    mail: VecDeque<Mail>,
+    live_messages: usize,
+    live_bytes: usize,
+}
+
+impl Mailbox {
+    pub(crate) fn new(limits: LiveLimits) -> Self {
+        Self {
+            queue: Mutex::new(Queue::default()),
+            arrived: Notify::new(),
+            closing: AtomicBool::new(false),
+            limits,
+        }
+    }
+
+    /// Hands over mail that is bounded by what the connection itself sent or by its window.
+    pub(crate) fn push(&self, mail: Mail) {
+        if matches!(mail, Mail::Close(_)) {
+            self.closing.store(true, Ordering::Release);
+        }
+        let was_empty = {
+            let mut queue = self.lock();
+            let was_empty = queue.mail.is_empty();
+            queue.mail.push_back(mail);
+            was_empty
+        };
+        if was_empty {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Hands over a live message if there is room.
+    pub(crate) fn push_live(&self, delivery: Delivery) -> LiveOutcome {
+        let bytes = delivery.body.message.size();
+        let qos = delivery.qos;
+        let outcome = {
+            let mut queue = self.lock();
+            let full = queue.live_messages >= self.limits.messages_max
+                || queue.live_bytes.saturating_add(bytes) > self.limits.bytes_max;
+            if full {
+                LiveOutcome::Full
+            } else {
+                queue.live_messages = queue.live_messages.saturating_add(1);
+                queue.live_bytes = queue.live_bytes.saturating_add(bytes);
+                queue.mail.push_back(Mail::Live(delivery));
+                LiveOutcome::Taken
+            }
+        };
+        match outcome {
+            LiveOutcome::Taken => self.arrived.notify_one(),
+            LiveOutcome::Full if qos == Qos::AtMostOnce => {}
+            LiveOutcome::Full => self.push(Mail::Close(CloseReason::QueueFull)),
+        }
+        outcome
+    }
+
+    /// Takes everything that waits; `into` must be empty.
+    pub(crate) fn take(&self, into: &mut VecDeque<Mail>) {
+        let mut queue = self.lock();
+        std::mem::swap(&mut queue.mail, into);
+        queue.live_messages = 0;
+        queue.live_bytes = 0;
+    }
+
+    /// Waits until something may have arrived. Cancel-safe.
+    pub(crate) async fn arrived(&self) {
+        let notified = self.arrived.notified();
+        if self.lock().mail.is_empty() {
+            notified.await;
+        }
+    }
+
+    /// A `Close` was handed over: nothing more that the client sends may take effect.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

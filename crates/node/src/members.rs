@@ -1,0 +1,200 @@
+//! Lives of nodes: beginning this node's, and what the shards' leaders owe about the others'.
+//!
+//! Shard 0's leader alone declares a life over. The leaders of the other shards copy what shard 0
+//! says. `NodeDown` names one life and never touches a later one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use raft_store::{Command, Incarnation, NodeId, ShardId};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use crate::broker::{Broker, incarnation_of};
+use crate::health::Check;
+use crate::life::{Life, LifeId};
+use crate::waiter::CommandWaiter;
+
+/// How often a leader looks at the other nodes.
+const DUTY_PERIOD: Duration = Duration::from_millis(100);
+/// Pause between attempts to begin a life.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// How long a host may take to refuse a connection.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
+/// Due sessions that one tick proposes to expire.
+const EXPIRIES_PER_TICK_MAX: usize = 1000;
+
+/// Begins lives of this node, one after the other, for ever.
+pub(crate) async fn live(broker: Arc<Broker>) {
+    loop {
+        let incarnation = begin(&broker).await;
+        let id = LifeId { node: broker.node, incarnation };
+        tracing::info!(%incarnation, "a life of this node begins");
+        let life = Life::begin(
+            id,
+            broker.shards.count(),
+            &broker.members,
+            &broker.config.cluster.name,
+            &broker.forwarder,
+        );
+        broker.lease.reset();
+        broker.dispatch.set_life(Some(Arc::clone(&life)));
+        life.begin_announcing(&broker.dispatch.routes);
+        for (peer, incarnation) in broker.live_nodes() {
+            life.peer_up(peer, incarnation);
+        }
+        life.ended.run_until_cancelled(catch_up(&broker, &life)).await;
+        life.ended.cancelled().await;
+        broker.lease.reset();
+        life.tasks.close();
+        life.tasks.wait().await;
+        broker.dispatch.set_life(None);
+    }
+}
+
+/// Gets an incarnation from shard 0, however long that takes.
+async fn begin(broker: &Broker) -> Incarnation {
+    let command = [Command::NodeUp { node: broker.node }];
+    loop {
+        match broker.propose_idempotent(ShardId::ZERO, &command).await {
+            Ok(answers) => {
+                if let Some(incarnation) = incarnation_of(&answers) {
+                    return incarnation;
+                }
+            }
+            Err(error) => {
+                broker.health.fail(Check::CaughtUp, "waiting for a quorum of shard 0");
+                tracing::debug!(%error, "no incarnation yet");
+            }
+        }
+        sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// Until this life has applied what was committed before it in every shard, and knows the
+/// announcements of every node not declared down.
+async fn catch_up(broker: &Broker, life: &Life) {
+    for shard in (0..broker.shards.count()).map(ShardId) {
+        broker.health.fail(Check::CaughtUp, "catching up with the shards");
+        let (sender, receiver) = oneshot::channel();
+        life.propose(shard, &Command::Hello, CommandWaiter::Task(sender));
+        // The sender lives as long as the life.
+        drop(receiver.await);
+    }
+    loop {
+        let changed = broker.dispatch.lives_changed.notified();
+        let unknown = broker.live_nodes().into_iter().find(|(peer, incarnation)| {
+            *peer != broker.node && !broker.dispatch.routes.knows(*peer, *incarnation)
+        });
+        let Some((peer, _)) = unknown else { break };
+        let reason = format!("waiting for the announcements of node {peer}");
+        broker.health.fail(Check::CaughtUp, &reason);
+        // Looked at again in any case: the announcements may come through a third node.
+        drop(timeout(RETRY_PAUSE, changed).await);
+    }
+    life.set_ready();
+    broker.health.pass(Check::CaughtUp);
+    tracing::info!(incarnation = %life.id.incarnation, "caught up");
+}
+
+/// What this node owes as a leader, for ever.
+pub(crate) async fn duties(broker: Arc<Broker>) {
+    let mut tick = interval(DUTY_PERIOD);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut led_zero = false;
+    loop {
+        tick.tick().await;
+        let leads_zero = leads(&broker, ShardId::ZERO);
+        if leads_zero && !led_zero {
+            broker.silence.reset();
+        }
+        led_zero = leads_zero;
+        if leads_zero {
+            declare_silent_nodes_down(&broker).await;
+        }
+        for shard in (0..broker.shards.count()).map(ShardId) {
+            if leads(&broker, shard) {
+                copy_declarations(&broker, shard).await;
+                expire_sessions(&broker, shard).await;
+            }
+        }
+    }
+}
+
+fn leads(broker: &Broker, shard: ShardId) -> bool {
+    broker.shards.shard(shard).is_some_and(|shard| shard.is_leader())
+}
+
+async fn declare_silent_nodes_down(broker: &Broker) {
+    let live = broker.live_nodes();
+    for (peer, address) in broker.peers() {
+        let Some(incarnation) = live.get(&peer).copied() else { continue };
+        let silent = broker.silence.tick(peer, DUTY_PERIOD);
+        let dead = silent >= broker.config.cluster.node_down_after
+            || (silent >= 2 * broker.config.cluster.heartbeat && refuses(address).await);
+        if dead {
+            tracing::warn!(%peer, %incarnation, ?silent, "declaring node down");
+            let command = [Command::NodeDown { node: peer, incarnation }];
+            if let Err(error) = broker.propose_idempotent(ShardId::ZERO, &command).await {
+                tracing::debug!(%error, "node down not written, trying again");
+            }
+        }
+    }
+}
+
+/// The peer's host refuses connections to its port: that process is dead.
+async fn refuses(address: &str) -> bool {
+    match timeout(PROBE_TIMEOUT, TcpStream::connect(address)).await {
+        Ok(Err(error)) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+        Ok(Ok(_)) | Err(_) => false,
+    }
+}
+
+/// Brings shard 0's declarations into another shard.
+async fn copy_declarations(broker: &Broker, shard: ShardId) {
+    let (Some(zero), Some(local)) =
+        (broker.shards.shard(ShardId::ZERO), broker.shards.shard(shard))
+    else {
+        return;
+    };
+    if shard == ShardId::ZERO {
+        return;
+    }
+    let declared: Vec<(NodeId, Incarnation, bool)> =
+        zero.with_machine(|machine| machine.lives().collect());
+    let known: Vec<(NodeId, Incarnation, bool)> =
+        local.with_machine(|machine| machine.lives().collect());
+    let is_new = |node: NodeId, incarnation: Incarnation| {
+        !known.iter().any(|(known_node, newest, down)| {
+            *known_node == node && (*newest > incarnation || (*newest == incarnation && *down))
+        })
+    };
+    let commands: Vec<Command> = declared
+        .into_iter()
+        .filter(|(node, incarnation, down)| *down && is_new(*node, *incarnation))
+        .map(|(node, incarnation, _)| Command::NodeDown { node, incarnation })
+        .collect();
+    propose_as_leader(broker, shard, &commands).await;
+}
+
+/// Proposes the end of sessions whose deadline has passed by the leader's clock.
+async fn expire_sessions(broker: &Broker, shard: ShardId) {
+    let Some(local) = broker.shards.shard(shard) else { return };
+    let now = local.leader_time();
+    let due = local.with_machine(|machine| machine.due(now, EXPIRIES_PER_TICK_MAX));
+    let commands: Vec<Command> = due
+        .into_iter()
+        .map(|due| Command::ExpireSession { client_id: due.client_id, epoch: due.epoch })
+        .collect();
+    propose_as_leader(broker, shard, &commands).await;
+}
+
+async fn propose_as_leader(broker: &Broker, shard: ShardId, commands: &[Command]) {
+    if commands.is_empty() {
+        return;
+    }
+    if let Err(error) = broker.propose_idempotent(shard, commands).await {
+        tracing::debug!(%shard, %error, "a leader's command was not written, trying again");
+    }
+}

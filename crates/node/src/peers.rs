@@ -1,0 +1,334 @@
+//! What this node answers its peers: the live plane's way in, heartbeats, and what it has seen.
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use codec::{ClientId, TopicFilter};
+use futures::Stream;
+use raft_store::{Epoch, Incarnation, NodeId, ShardId, decode_message};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::broker::Broker;
+use crate::heartbeat::{NOT_READY, seen_to_proto};
+use crate::lease::Seen;
+use crate::life::Life;
+use crate::proto::await_seen_request::Change;
+use crate::proto::live_ack::Kind as AckKind;
+use crate::proto::live_frame::Kind as FrameKind;
+use crate::proto::live_item::Kind as ItemKind;
+use crate::proto::peers_server::{Peers, PeersServer};
+use crate::proto::{
+    AnnouncedReply, AnnouncedRequest, AnnouncementPosition, AwaitSeenReply, AwaitSeenRequest,
+    HeartbeatReply, HeartbeatRequest, LiveAck, LiveFrame, LiveHello, LiveItem, LivePublish,
+};
+
+/// Items taken before their acknowledgement is sent although more are waiting.
+const ITEMS_PER_ACK_MAX: u64 = 64;
+/// Acknowledgements handed to the transport and not yet written.
+const ACKS_MAX: usize = 16;
+/// How long `AwaitSeen` waits before it says "not yet".
+const SEEN_WAIT: Duration = Duration::from_millis(500);
+
+/// Answers the peers of one node.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerService {
+    broker: Arc<Broker>,
+    received: Arc<ReceivedItems>,
+}
+
+/// The last item taken from each peer life by the current life of this node.
+#[derive(Debug, Default)]
+struct ReceivedItems {
+    /// (peer, its life, this node's life) → last sequence. One entry per peer.
+    last: Mutex<std::collections::BTreeMap<NodeId, (Incarnation, Incarnation, u64)>>,
+}
+
+impl ReceivedItems {
+    /// The last item taken; 0 for a new pair of lives. `None`: a newer life of the peer is known.
+    fn begin(&self, peer: NodeId, from: Incarnation, to: Incarnation) -> Option<u64> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = last.entry(peer).or_insert((from, to, 0));
+        if known.1 == to && known.0 > from {
+            return None;
+        }
+        if (known.0, known.1) != (from, to) {
+            *known = (from, to, 0);
+        }
+        Some(known.2)
+    }
+
+    /// Runs `take` for the item unless it was taken before. Items of one peer are taken one at a
+    /// time, also while an old stream of it is still being read. `None`: the stream is outdated.
+    fn take(
+        &self,
+        peer: NodeId,
+        lives: (Incarnation, Incarnation),
+        sequence: u64,
+        take: impl FnOnce() -> Result<(), Status>,
+    ) -> Result<(), Status> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = last.get_mut(&peer).filter(|known| (known.0, known.1) == lives) else {
+            return Err(Status::failed_precondition("a newer life took over this stream"));
+        };
+        if sequence <= known.2 {
+            return Ok(());
+        }
+        if sequence != known.2.saturating_add(1) {
+            return Err(Status::data_loss("an item is missing"));
+        }
+        take()?;
+        known.2 = sequence;
+        Ok(())
+    }
+}
+
+impl PeerService {
+    /// The tonic service to mount on the cluster port.
+    pub(crate) fn server(broker: Arc<Broker>) -> PeersServer<Self> {
+        let service = Self { broker, received: Arc::new(ReceivedItems::default()) };
+        PeersServer::new(service)
+            .max_decoding_message_size(usize::MAX)
+            .max_encoding_message_size(usize::MAX)
+    }
+
+    /// The peer, if it is a member of this cluster and that life is not known to be over.
+    fn admit(&self, cluster: &str, from: u32, incarnation: Incarnation) -> Result<NodeId, Status> {
+        if cluster != self.broker.config.cluster.name {
+            return Err(Status::permission_denied("another cluster"));
+        }
+        let node = u16::try_from(from).map(NodeId).ok();
+        let node = node.filter(|node| self.broker.members.contains_key(node));
+        let Some(node) = node else { return Err(Status::permission_denied("not a member")) };
+        if self.is_over(node, incarnation) {
+            return Err(Status::failed_precondition("this life was declared over"));
+        }
+        Ok(node)
+    }
+
+    fn is_over(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        let Some(shard) = self.broker.shards.shard(ShardId::ZERO) else { return false };
+        shard.with_machine(|machine| {
+            machine.lives().any(|(known, newest, down)| {
+                known == node && (newest > incarnation || (newest == incarnation && down))
+            })
+        })
+    }
+
+    fn life(&self) -> Result<Arc<Life>, Status> {
+        self.broker.dispatch.life().ok_or_else(|| Status::unavailable("no life yet"))
+    }
+}
+
+#[tonic::async_trait]
+impl Peers for PeerService {
+    type LiveStream = Pin<Box<dyn Stream<Item = Result<LiveAck, Status>> + Send>>;
+
+    async fn live(
+        &self,
+        request: Request<Streaming<LiveFrame>>,
+    ) -> Result<Response<Self::LiveStream>, Status> {
+        let mut frames = request.into_inner();
+        let Some(FrameKind::Hello(hello)) = frames.message().await?.and_then(|frame| frame.kind)
+        else {
+            return Err(Status::invalid_argument("the first frame must be a hello"));
+        };
+        let LiveHello { from, from_incarnation, to_incarnation, cluster } = hello;
+        let from_incarnation = Incarnation(from_incarnation);
+        let peer = self.admit(&cluster, from, from_incarnation)?;
+        let life = self.life()?;
+        if life.id.incarnation.0 != to_incarnation {
+            return Err(Status::unavailable("another life of this node"));
+        }
+        let last = self.received.begin(peer, from_incarnation, life.id.incarnation);
+        let Some(last) = last else {
+            return Err(Status::failed_precondition("a newer life of the peer is known"));
+        };
+        let (acks, receiver) = mpsc::channel(ACKS_MAX);
+        let welcome = LiveAck { kind: Some(AckKind::Welcome(last)) };
+        acks.send(Ok(welcome)).await.map_err(|_gone| Status::cancelled("stream closed"))?;
+        let stream = LiveReceiver {
+            broker: Arc::clone(&self.broker),
+            received: Arc::clone(&self.received),
+            life: Arc::clone(&life),
+            peer,
+            from: from_incarnation,
+        };
+        life.tasks.spawn(async move {
+            if let Err(status) = stream.run(frames, &acks).await {
+                tracing::debug!(%peer, %status, "live stream in ended");
+                // The peer may be gone; then it needs no reason.
+                drop(acks.try_send(Err(status)));
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<HeartbeatRequest>,
+    ) -> Result<Response<HeartbeatReply>, Status> {
+        let HeartbeatRequest { from, from_incarnation, cluster } = request.into_inner();
+        let peer = self.admit(&cluster, from, Incarnation(from_incarnation))?;
+        self.broker.silence.heard(peer);
+        let life = self.life()?;
+        if !life.is_ready() {
+            return Err(Status::unavailable(NOT_READY));
+        }
+        let reply = seen_to_proto(self.broker.dispatch.routes.listed(), life.id.incarnation);
+        Ok(Response::new(reply))
+    }
+
+    async fn await_seen(
+        &self,
+        request: Request<AwaitSeenRequest>,
+    ) -> Result<Response<AwaitSeenReply>, Status> {
+        let needed = match request.into_inner().change {
+            Some(Change::Shard(position)) => {
+                let shard = u16::try_from(position.shard)
+                    .map_err(|_range| Status::invalid_argument("shard"))?;
+                Seen {
+                    subscription_index: [(ShardId(shard), position.index)].into(),
+                    ..Seen::default()
+                }
+            }
+            Some(Change::Announcement(position)) => {
+                let node = u16::try_from(position.node)
+                    .map_err(|_range| Status::invalid_argument("node"))?;
+                let position = (Incarnation(position.incarnation), position.number);
+                Seen { announced: [(NodeId(node), position)].into(), ..Seen::default() }
+            }
+            None => return Err(Status::invalid_argument("change")),
+        };
+        let routes = &self.broker.dispatch.routes;
+        let mut changes = routes.watch();
+        let seen = async {
+            while !routes.seen().covers(&needed) {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let seen = timeout(SEEN_WAIT, seen).await.is_ok();
+        Ok(Response::new(AwaitSeenReply { seen }))
+    }
+
+    async fn announced(
+        &self,
+        request: Request<AnnouncedRequest>,
+    ) -> Result<Response<AnnouncedReply>, Status> {
+        let node = u16::try_from(request.into_inner().node)
+            .map_err(|_range| Status::invalid_argument("node"))?;
+        let known = self.broker.dispatch.routes.announcements_of(NodeId(node));
+        let Some(((incarnation, number), filters)) = known else {
+            return Ok(Response::new(AnnouncedReply::default()));
+        };
+        let position =
+            AnnouncementPosition { node: u32::from(node), incarnation: incarnation.0, number };
+        Ok(Response::new(AnnouncedReply {
+            position: Some(position),
+            filters: filters.iter().map(|filter| filter.as_str().to_owned()).collect(),
+        }))
+    }
+}
+
+/// One incoming stream of one peer life.
+struct LiveReceiver {
+    broker: Arc<Broker>,
+    received: Arc<ReceivedItems>,
+    life: Arc<Life>,
+    peer: NodeId,
+    from: Incarnation,
+}
+
+impl LiveReceiver {
+    /// Takes items until the stream ends. Never waits for a client.
+    async fn run(
+        &self,
+        mut frames: Streaming<LiveFrame>,
+        acks: &mpsc::Sender<Result<LiveAck, Status>>,
+    ) -> Result<(), Status> {
+        let mut unacknowledged = 0_u64;
+        let mut upto = 0_u64;
+        loop {
+            let frame = tokio::select! {
+                biased;
+                () = self.life.ended.cancelled() => return Err(Status::unavailable("life is over")),
+                frame = frames.message() => frame?,
+                permit = acks.reserve(), if unacknowledged > 0 => {
+                    let permit = permit.map_err(|_gone| Status::cancelled("stream closed"))?;
+                    permit.send(Ok(LiveAck { kind: Some(AckKind::Upto(upto)) }));
+                    unacknowledged = 0;
+                    continue;
+                }
+            };
+            let Some(frame) = frame else { return Ok(()) };
+            let Some(FrameKind::Item(item)) = frame.kind else {
+                return Err(Status::invalid_argument("expected an item"));
+            };
+            upto = item.sequence;
+            self.take(item)?;
+            unacknowledged = unacknowledged.saturating_add(1);
+            if unacknowledged >= ITEMS_PER_ACK_MAX {
+                let ack = LiveAck { kind: Some(AckKind::Upto(upto)) };
+                acks.send(Ok(ack)).await.map_err(|_gone| Status::cancelled("stream closed"))?;
+                unacknowledged = 0;
+            }
+        }
+    }
+
+    fn take(&self, item: LiveItem) -> Result<(), Status> {
+        let lives = (self.from, self.life.id.incarnation);
+        let Some(kind) = item.kind else { return Err(Status::invalid_argument("empty item")) };
+        self.received.take(self.peer, lives, item.sequence, || self.take_kind(kind))
+    }
+
+    fn take_kind(&self, kind: ItemKind) -> Result<(), Status> {
+        let routes = &self.broker.dispatch.routes;
+        match kind {
+            ItemKind::Publish(publish) => self.deliver(publish)?,
+            ItemKind::Announcement(announcement) => {
+                let filter = filter(&announcement.filter)?;
+                let position = (self.from, announcement.number);
+                if !routes.announced_one(self.peer, position, &filter, announcement.added) {
+                    return Err(Status::data_loss("an announcement is missing"));
+                }
+            }
+            ItemKind::Snapshot(snapshot) => {
+                let filters: Result<BTreeSet<_>, _> =
+                    snapshot.filters.iter().map(|text| filter(text)).collect();
+                routes.announced_all(self.peer, (self.from, snapshot.number), filters?);
+                self.broker.dispatch.lives_changed.notify_waiters();
+            }
+            ItemKind::Fence(fence) => {
+                self.life.registry.fence(client_id(&fence.client_id)?, Epoch(fence.epoch));
+            }
+            ItemKind::FenceEnd(fence) => {
+                self.life.registry.fence_end(&client_id(&fence.client_id)?, Epoch(fence.epoch));
+            }
+        }
+        Ok(())
+    }
+
+    fn deliver(&self, publish: LivePublish) -> Result<(), Status> {
+        let client_id = client_id(&publish.client_id)?;
+        let message = decode_message(publish.message)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if !self.life.registry.is_fenced(&client_id, Epoch(publish.epoch)) {
+            self.life.registry.deliver(&client_id, &message);
+        }
+        Ok(())
+    }
+}
+
+fn client_id(text: &str) -> Result<ClientId, Status> {
+    ClientId::new(text).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+fn filter(text: &str) -> Result<TopicFilter, Status> {
+    TopicFilter::try_from(text).map_err(|error| Status::invalid_argument(error.to_string()))
+}

@@ -1,0 +1,14 @@
+//! Generated from `proto/peers.proto`.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::missing_errors_doc,
+    clippy::use_self,
+    clippy::or_fun_call,
+    clippy::str_to_string,
+    reason = "generated"
+)]
+
+tonic::include_proto!("holdfast.peers.v1");

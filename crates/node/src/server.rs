@@ -1,0 +1,258 @@
+//! One node from configuration to clean stop: what is started, in which order, and stopped in reverse.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use raft_store::{
+    Forwarder, NodeId, OnApplied, ProposalService, RaftService, ShardId, Shards, StoreConfig,
+    StoreError,
+};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{interval, timeout};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::Broker;
+use crate::config::Config;
+use crate::dispatch::Dispatch;
+use crate::error::StartError;
+use crate::health::{Check, Health};
+use crate::lease::Lease;
+use crate::listener::Listener;
+use crate::peers::PeerService;
+use crate::silence::Silence;
+use crate::visibility::Visibility;
+use crate::{heartbeat, members, outbox};
+
+/// How often readiness is looked at.
+const HEALTH_PERIOD: Duration = Duration::from_millis(100);
+/// How long connections may take to end at a stop.
+const CONNECTIONS_STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A running node.
+#[derive(Debug)]
+pub(crate) struct Server {
+    broker: Arc<Broker>,
+    tasks: JoinSet<()>,
+    connections: TaskTracker,
+    accepting: CancellationToken,
+}
+
+impl Server {
+    /// Starts a node; it begins to serve when the cluster lets it.
+    ///
+    /// # Errors
+    /// [`StartError`]: a port or the data folder cannot be had.
+    pub(crate) async fn start(config: Config, health: Arc<Health>) -> Result<Self, StartError> {
+        let node = NodeId(config.node.id);
+        let cluster_socket = bind_cluster(&config).await?;
+        let mut listeners = Vec::new();
+        for (place, listener) in config.listeners.iter().enumerate() {
+            listeners.push(Listener::bind(format!("listener.{place}.bind"), listener.clone()).await?);
+        }
+        let members = members_of(&config);
+        let dispatch = Arc::new(Dispatch::new(node, config.cluster.shards));
+        let on_applied: OnApplied = {
+            let dispatch = Arc::clone(&dispatch);
+            Arc::new(move |shard, index, applied| dispatch.on_applied(shard, index, applied))
+        };
+        let shards =
+            Shards::start(store_config(&config, members.clone()), on_applied).await.map_err(store)?;
+        let broker = broker(config, (node, members), shards, dispatch, health)?;
+        let mut server = Self {
+            broker,
+            tasks: JoinSet::new(),
+            connections: TaskTracker::new(),
+            accepting: CancellationToken::new(),
+        };
+        server.spawn_cluster(cluster_socket);
+        server.spawn_outboxes();
+        for listener in listeners {
+            let run = listener.run(
+                Arc::clone(&server.broker),
+                server.connections.clone(),
+                server.accepting.clone(),
+            );
+            server.tasks.spawn(run);
+        }
+        server.broker.health.pass(Check::Listeners);
+        server.broker.health.started();
+        Ok(server)
+    }
+
+    fn spawn_cluster(&mut self, socket: Option<TcpListener>) {
+        let broker = &self.broker;
+        if let Some(socket) = socket {
+            let server = raft_store::server_builder()
+                .add_service(RaftService::new(Arc::clone(&broker.shards)))
+                .add_service(ProposalService::server(Arc::clone(&broker.shards)))
+                .add_service(PeerService::server(Arc::clone(broker)))
+                .serve_with_incoming(TcpListenerStream::new(socket));
+            self.tasks.spawn(async move {
+                if let Err(error) = server.await {
+                    tracing::error!(%error, "the cluster port stopped");
+                }
+            });
+        }
+        for (peer, address) in broker.peers() {
+            self.tasks.spawn(heartbeat::run(Arc::clone(broker), peer, address.clone()));
+        }
+        self.tasks.spawn(heartbeat::keep_lease(Arc::clone(broker)));
+        self.tasks.spawn(members::live(Arc::clone(broker)));
+        self.tasks.spawn(members::duties(Arc::clone(broker)));
+        self.tasks.spawn(watch_health(Arc::clone(broker)));
+    }
+
+    fn spawn_outboxes(&mut self) {
+        let broker = &self.broker;
+        let shards = || (0..broker.shards.count()).map(ShardId);
+        for source in shards() {
+            for target in shards().filter(|target| *target != source) {
+                self.tasks.spawn(outbox::drain(Arc::clone(broker), source, target));
+            }
+        }
+        self.tasks.spawn(outbox::report_taken(Arc::clone(broker)));
+        self.tasks.spawn(outbox::watch_bound(Arc::clone(broker)));
+    }
+
+    /// What ends the node although nobody asked it to stop.
+    pub(crate) async fn failed(&self) -> StartError {
+        let mut tick = interval(HEALTH_PERIOD);
+        loop {
+            tick.tick().await;
+            if let Some(failure) = self.broker.shards.storage_health().failure {
+                return StartError::failed("the storage failed", failure);
+            }
+        }
+    }
+
+    /// Stops: no new clients, leaderships handed over, the open connections closed with a reason,
+    /// the state flushed.
+    ///
+    /// # Errors
+    /// [`StartError`]: the state could not be made durable.
+    pub(crate) async fn stop(mut self) -> Result<(), StartError> {
+        self.accepting.cancel();
+        self.broker.stopping.send_replace(true);
+        self.connections.close();
+        if timeout(CONNECTIONS_STOP_TIMEOUT, self.connections.wait()).await.is_err() {
+            tracing::warn!(open = self.connections.len(), "connections did not end in time");
+        }
+        self.broker.shards.hand_over().await;
+        self.tasks.shutdown().await;
+        self.broker.shards.shutdown().await.map_err(store)
+    }
+}
+
+fn broker(
+    config: Config,
+    (node, members): (NodeId, BTreeMap<NodeId, String>),
+    shards: Arc<Shards>,
+    dispatch: Arc<Dispatch>,
+    health: Arc<Health>,
+) -> Result<Arc<Broker>, StartError> {
+    let address = |error| StartError::failed("an address in cluster.peers is not usable", error);
+    let name = config.cluster.name.clone();
+    let forwarder =
+        Forwarder::new((node, name), Arc::clone(&shards), &members).map_err(address)?;
+    let peers = members.iter().filter(|(peer, _)| **peer != node).map(|(peer, a)| (*peer, a));
+    let visibility = Visibility::new(peers).map_err(address)?;
+    let cluster = &config.cluster;
+    let lease = Lease::new(members.len(), cluster.lease, cluster.quorum_lost_after);
+    {
+        let shards = Arc::clone(&shards);
+        health.watch_fsyncs(move || shards.storage_health().oldest_pending);
+    }
+    Ok(Arc::new(Broker {
+        config,
+        node,
+        members,
+        shards,
+        forwarder: Arc::new(forwarder),
+        dispatch,
+        lease,
+        health,
+        silence: Silence::default(),
+        visibility: Arc::new(visibility),
+        outbox_full: watch::Sender::new(false),
+        stopping: watch::Sender::new(false),
+    }))
+}
+
+/// A single node has no cluster port: nobody is to talk to it there.
+async fn bind_cluster(config: &Config) -> Result<Option<TcpListener>, StartError> {
+    if config.cluster.is_single_node() {
+        return Ok(None);
+    }
+    let address = config.cluster.listen;
+    let socket = TcpListener::bind(address)
+        .await
+        .map_err(|error| StartError::bind("cluster.listen", address, error))?;
+    tracing::info!(listener = "cluster", %address, "listening");
+    Ok(Some(socket))
+}
+
+fn members_of(config: &Config) -> BTreeMap<NodeId, String> {
+    if config.cluster.is_single_node() {
+        return BTreeMap::from([(NodeId(config.node.id), unused_address().to_string())]);
+    }
+    let peers = config.cluster.peers.iter();
+    peers.map(|peer| (NodeId(peer.id), peer.address.to_string())).collect()
+}
+
+/// What stands in the log for the only member; nobody connects to it.
+fn unused_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 7400))
+}
+
+fn store_config(config: &Config, peers: BTreeMap<NodeId, String>) -> StoreConfig {
+    let cluster = &config.cluster;
+    StoreConfig {
+        node: NodeId(config.node.id),
+        cluster_name: cluster.name.clone(),
+        peers,
+        shards: cluster.shards,
+        data_dir: config.node.data_dir.clone(),
+        heartbeat: cluster.heartbeat,
+        election_timeout: cluster.election_timeout,
+        block_cache_bytes: BLOCK_CACHE_BYTES,
+    }
+}
+
+/// `storage.block_cache` has this default and is not to be set yet.
+const BLOCK_CACHE_BYTES: u64 = 256 * 1024 * 1024;
+
+fn store(error: StoreError) -> StartError {
+    StartError::failed("storage", error)
+}
+
+/// Keeps readiness up to date (OPERATIONS section 6).
+async fn watch_health(broker: Arc<Broker>) {
+    let mut tick = interval(HEALTH_PERIOD);
+    let confirmed_within = 2 * broker.config.cluster.election_timeout.1;
+    loop {
+        tick.tick().await;
+        let leaderless: Vec<String> = broker
+            .shards
+            .iter()
+            .filter(|shard| !shard.has_leader_confirmed(confirmed_within))
+            .map(|shard| shard.id().to_string())
+            .collect();
+        if leaderless.is_empty() {
+            broker.health.pass(Check::Leaders);
+        } else {
+            let reason = format!("no confirmed leader in shards {}", leaderless.join(", "));
+            broker.health.fail(Check::Leaders, &reason);
+        }
+        if broker.lease.is_held() {
+            broker.health.pass(Check::Lease);
+        } else {
+            broker.health.fail(Check::Lease, "a majority of the nodes does not answer");
+        }
+    }
+}

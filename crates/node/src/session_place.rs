@@ -1,0 +1,45 @@
+//! Where a connection's session lives: in its shard, or here in memory.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use codec::PacketId;
+use raft_store::Acknowledgement;
+use session::{Resend, Session};
+
+use crate::life::Life;
+use crate::routes::RouteMap;
+
+/// The session of one connection.
+#[derive(Debug)]
+pub(crate) enum SessionPlace {
+    /// Replicated in the client's shard.
+    Hosted(HostedSession),
+    /// Here, for as long as the connection lasts.
+    Transient(Box<Session>),
+}
+
+/// What the connection of a hosted session keeps.
+#[derive(Debug, Default)]
+pub(crate) struct HostedSession {
+    /// What the client acknowledged and the shard does not know yet.
+    pub(crate) acknowledgements: Vec<Acknowledgement>,
+    /// In flight since an earlier connection and not sent on this one, in order.
+    pub(crate) resend: VecDeque<Resend>,
+    /// Sent again on this connection and not acknowledged: never more than the client's Receive
+    /// Maximum while `resend` is not empty [MQTT-3.3.4-9].
+    pub(crate) resent: BTreeSet<PacketId>,
+}
+
+impl SessionPlace {
+    /// The connection is gone: peers need not ask for its filters any more.
+    pub(crate) fn leave(&self, life: &Life, routes: &RouteMap) {
+        match self {
+            Self::Hosted(_) => {}
+            Self::Transient(session) => {
+                for (filter, _) in session.subscriptions() {
+                    life.retract(routes, filter);
+                }
+            }
+        }
+    }
+}

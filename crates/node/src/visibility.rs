@@ -1,0 +1,125 @@
+//! When a SUBACK may be sent: every node that may start a PUBLISH has seen the change (G5).
+//!
+//! That is so when every node not declared down says so; or when a majority has and one lease has
+//! passed: whoever renews its lease after that heard of the change from that majority, and has none
+//! before it has applied it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use raft_store::{NodeId, ShardId, peer_channel};
+use tokio::time::sleep;
+use tonic::transport::Channel;
+
+use crate::broker::Broker;
+use crate::life::LifeId;
+use crate::mailbox::{Mail, Mailbox};
+use crate::proto::await_seen_request::Change as ProtoChange;
+use crate::proto::peers_client::PeersClient;
+use crate::proto::{AnnouncementPosition, AwaitSeenRequest, ShardPosition};
+
+/// Pause before a peer that could not be asked is asked again.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// A subscription change.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Change {
+    /// Of a session in a shard: the entry's log index.
+    Shard(ShardId, u64),
+    /// Of a transient session: the announcement of this life.
+    Announcement(LifeId, u64),
+}
+
+/// The channels on which peers are asked what they have seen.
+#[derive(Debug)]
+pub(crate) struct Visibility {
+    clients: Vec<(NodeId, PeersClient<Channel>)>,
+}
+
+impl Visibility {
+    /// # Errors
+    /// A peer's address is not a valid `host:port`.
+    pub(crate) fn new<'a>(
+        peers: impl Iterator<Item = (NodeId, &'a String)>,
+    ) -> Result<Self, tonic::transport::Error> {
+        let mut clients = Vec::new();
+        for (peer, address) in peers {
+            clients.push((peer, PeersClient::new(peer_channel(address)?)));
+        }
+        Ok(Self { clients })
+    }
+
+    /// Waits until the change is visible, then says so to the connection under `tag`.
+    pub(crate) async fn announce_when_seen(
+        &self,
+        broker: Arc<Broker>,
+        change: Change,
+        (mailbox, tag): (Arc<Mailbox>, u64),
+    ) {
+        self.seen(&broker, change).await;
+        mailbox.push(Mail::Visible { tag });
+    }
+
+    async fn seen(&self, broker: &Broker, change: Change) {
+        let mut asked: FuturesUnordered<_> = self
+            .clients
+            .iter()
+            .map(|(peer, client)| ask(broker, *peer, client.clone(), change))
+            .collect();
+        let mut seen = 1_usize;
+        // Every node first; once a majority has seen it, at most one lease longer.
+        while seen < broker.majority() {
+            match asked.next().await {
+                Some(Answer::Seen) => seen = seen.saturating_add(1),
+                Some(Answer::Down) => {}
+                // Fewer than a majority are up: no lease, hence no acknowledgement.
+                None => std::future::pending().await,
+            }
+        }
+        let everybody = async { while asked.next().await.is_some() {} };
+        tokio::select! {
+            () = everybody => {}
+            () = sleep(broker.lease.duration()) => {}
+        }
+    }
+}
+
+enum Answer {
+    Seen,
+    Down,
+}
+
+/// Asks one peer until it has seen the change or is declared down.
+async fn ask(
+    broker: &Broker,
+    peer: NodeId,
+    mut client: PeersClient<Channel>,
+    change: Change,
+) -> Answer {
+    loop {
+        if !broker.live_nodes().contains_key(&peer) {
+            return Answer::Down;
+        }
+        let asked = client.await_seen(AwaitSeenRequest { change: Some(to_proto(change)) });
+        match tokio::time::timeout(broker.lease.duration(), asked).await {
+            Ok(Ok(reply)) if reply.get_ref().seen => return Answer::Seen,
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => sleep(RETRY_PAUSE).await,
+        }
+    }
+}
+
+fn to_proto(change: Change) -> ProtoChange {
+    match change {
+        Change::Shard(shard, index) => {
+            ProtoChange::Shard(ShardPosition { shard: u32::from(shard.0), index })
+        }
+        Change::Announcement(life, number) => ProtoChange::Announcement(AnnouncementPosition {
+            node: u32::from(life.node.0),
+            incarnation: life.incarnation.0,
+            number,
+        }),
+    }
+}

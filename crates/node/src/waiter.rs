@@ -1,0 +1,57 @@
+//! Who waits for the answer to a command or for the receipt of a live message: a connection, by
+//! mail, or one task of the node.
+
+use std::sync::Arc;
+
+use raft_store::{Response, Waiter};
+use tokio::sync::oneshot;
+
+use crate::mailbox::{Mail, Mailbox};
+
+/// Waits for the response to a command.
+#[derive(Debug)]
+pub(crate) enum CommandWaiter {
+    /// A connection, which knows the command by `tag`.
+    Connection {
+        /// Its mailbox.
+        mailbox: Arc<Mailbox>,
+        /// Its own name for the command.
+        tag: u64,
+    },
+    /// A task.
+    Task(oneshot::Sender<Response>),
+    /// Nobody.
+    None,
+}
+
+impl Waiter for CommandWaiter {
+    fn answered(self, index: u64, response: Response) {
+        match self {
+            Self::Connection { mailbox, tag } => {
+                mailbox.push(Mail::Answer { tag, index, response });
+            }
+            // The task may have stopped waiting; then nobody needs the answer.
+            Self::Task(task) => drop(task.send(response)),
+            Self::None => {}
+        }
+    }
+}
+
+/// Waits for a peer's receipt of a live message.
+#[derive(Debug)]
+pub(crate) struct LiveWaiter {
+    mailbox: Arc<Mailbox>,
+    tag: u64,
+}
+
+impl LiveWaiter {
+    /// `tag` is the connection's own name for the publish.
+    pub(crate) fn new(mailbox: Arc<Mailbox>, tag: u64) -> Self {
+        Self { mailbox, tag }
+    }
+
+    /// The peer has it, or its life is over.
+    pub(crate) fn received(self) {
+        self.mailbox.push(Mail::Received { tag: self.tag });
+    }
+}

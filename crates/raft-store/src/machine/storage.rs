@@ -1,0 +1,297 @@
+//! PURE. A shard's state as keys and records: what changed, everything for a digest, and back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use codec::{ClientId, TopicFilter};
+use session::{
+    DeliveryParts, DeliveryRecord, PartsError, Session, SessionMeta, SessionParts, StoredMessage,
+    Subscription,
+};
+
+use super::{Body, Machine, NodeRecord, SessionRecord};
+use crate::command::OutboxItem;
+use crate::encoding::{EncodingError, decode_key, decode_record, encode_key, encode_record};
+use crate::ids::ShardId;
+use crate::state::{StateKey, StateRecord};
+
+/// Why stored state is no shard. The replica must not serve from it.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Bytes that are no key or record.
+    #[error("state of shard {shard}: {source}")]
+    Encoding {
+        /// The shard.
+        shard: ShardId,
+        /// What is wrong.
+        source: EncodingError,
+    },
+    /// The parts of a session contradict each other.
+    #[error("state of shard {shard}: session {client_id}: {source}")]
+    Session {
+        /// The shard.
+        shard: ShardId,
+        /// Whose.
+        client_id: ClientId,
+        /// What is wrong.
+        source: PartsError,
+    },
+    /// A record refers to something that is not there.
+    #[error("state of shard {shard}: {what} is missing")]
+    Missing {
+        /// The shard.
+        shard: ShardId,
+        /// What.
+        what: &'static str,
+    },
+}
+
+/// Parts of the sessions while they come in.
+#[derive(Default)]
+struct Incoming {
+    metas: BTreeMap<ClientId, SessionMeta>,
+    subscriptions: BTreeMap<ClientId, BTreeMap<TopicFilter, Subscription>>,
+    deliveries: BTreeMap<ClientId, BTreeMap<u64, DeliveryRecord>>,
+    inbound: BTreeMap<ClientId, BTreeSet<codec::PacketId>>,
+}
+
+impl Machine {
+    /// Keys changed since the last call, each with its encoded value or `None` when it is gone.
+    pub fn take_changes(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        std::mem::take(&mut self.changes)
+            .iter()
+            .map(|key| (encode_key(key), self.record(key).map(|record| encode_record(&record))))
+            .collect()
+    }
+
+    /// Builds a shard from all its stored pairs, in key order.
+    ///
+    /// # Errors
+    /// The pairs are damaged or contradict each other.
+    pub fn load(
+        shard: ShardId,
+        entries: &mut dyn Iterator<Item = (Box<[u8]>, Box<[u8]>)>,
+    ) -> Result<Self, StateError> {
+        let mut machine = Self::new(shard);
+        let mut incoming = Incoming::default();
+        for (key, value) in entries {
+            let encoding = |source| StateError::Encoding { shard, source };
+            let key = decode_key(&key).map_err(encoding)?;
+            let record = decode_record(&key, Bytes::from(value)).map_err(encoding)?;
+            machine.restore(key, record, &mut incoming)?;
+        }
+        machine.restore_sessions(incoming)?;
+        machine.boot_effects = machine.all_routes();
+        Ok(machine)
+    }
+
+    /// The record under a key, `None` when there is none.
+    pub(crate) fn record(&self, key: &StateKey) -> Option<StateRecord> {
+        match key {
+            StateKey::Counters => Some(StateRecord::Counters {
+                time: self.time,
+                next_epoch: self.next_epoch,
+                next_body: self.next_body,
+            }),
+            StateKey::Node(node) => self.nodes.get(node).map(|record| StateRecord::Node {
+                incarnation: record.incarnation,
+                down: record.down,
+                last_sequence: record.last_sequence,
+                answers: Arc::clone(&record.answers),
+            }),
+            StateKey::Taken(source) => {
+                self.taken.get(source).map(|upto| StateRecord::Taken { upto: *upto })
+            }
+            StateKey::Body(id) => self.bodies.get(id).map(|body| StateRecord::Body {
+                message: body.stored.message.clone(),
+                references: body.references,
+            }),
+            StateKey::Fence(client_id) => {
+                self.fences.get(client_id).map(|epoch| StateRecord::Fence { epoch: *epoch })
+            }
+            StateKey::Session(client_id) => {
+                self.sessions.get(client_id).map(|record| StateRecord::Session {
+                    epoch: record.epoch,
+                    holder: record.holder,
+                    formers: record.formers.clone(),
+                    hosted: record.session.as_ref().map(|session| session.meta()),
+                })
+            }
+            StateKey::Inbound(client_id) => self.session(client_id).and_then(|session| {
+                let ids: Vec<_> = session.awaiting_pubrel().collect();
+                (!ids.is_empty()).then_some(StateRecord::Inbound(ids))
+            }),
+            StateKey::Subscription(client_id, filter) => self
+                .session(client_id)
+                .and_then(|session| session.subscription(filter))
+                .map(|subscription| StateRecord::Subscription(subscription.clone())),
+            StateKey::Delivery(client_id, position) => self
+                .session(client_id)
+                .and_then(|session| session.delivery_record(*position))
+                .map(StateRecord::Delivery),
+            StateKey::Outbox(target) => self
+                .outbox
+                .target(*target)
+                .map(|queue| StateRecord::Outbox { next_number: queue.next_number }),
+            StateKey::OutboxItem(target, number) => {
+                let item = self.outbox.target(*target)?.items.get(number)?;
+                Some(StateRecord::OutboxItem {
+                    publisher: item.publisher.clone(),
+                    body: item.body.id,
+                })
+            }
+        }
+    }
+
+    /// Every key of the state, in order.
+    pub(crate) fn keys(&self) -> BTreeSet<StateKey> {
+        let mut keys = BTreeSet::from([StateKey::Counters]);
+        keys.extend(self.nodes.keys().map(|node| StateKey::Node(*node)));
+        keys.extend(self.taken.keys().map(|source| StateKey::Taken(*source)));
+        keys.extend(self.bodies.keys().map(|id| StateKey::Body(*id)));
+        keys.extend(self.fences.keys().map(|client_id| StateKey::Fence(client_id.clone())));
+        for (client_id, record) in &self.sessions {
+            keys.insert(StateKey::Session(client_id.clone()));
+            let Some(session) = &record.session else { continue };
+            keys.insert(StateKey::Inbound(client_id.clone()));
+            for (filter, _) in session.subscriptions() {
+                keys.insert(StateKey::Subscription(client_id.clone(), filter.clone()));
+            }
+            for position in session.parts().deliveries.into_keys() {
+                keys.insert(StateKey::Delivery(client_id.clone(), position));
+            }
+        }
+        for (target, queue) in self.outbox.targets() {
+            keys.insert(StateKey::Outbox(*target));
+            keys.extend(queue.items.keys().map(|number| StateKey::OutboxItem(*target, *number)));
+        }
+        keys
+    }
+
+    fn session(&self, client_id: &ClientId) -> Option<&Session> {
+        self.sessions.get(client_id)?.session.as_deref()
+    }
+
+    fn restore(
+        &mut self,
+        key: StateKey,
+        record: StateRecord,
+        incoming: &mut Incoming,
+    ) -> Result<(), StateError> {
+        match (key, record) {
+            (StateKey::Counters, StateRecord::Counters { time, next_epoch, next_body }) => {
+                self.time = time;
+                self.next_epoch = next_epoch;
+                self.next_body = next_body;
+            }
+            (
+                StateKey::Node(node),
+                StateRecord::Node { incarnation, down, last_sequence, answers },
+            ) => {
+                self.nodes.insert(node, NodeRecord { incarnation, down, last_sequence, answers });
+            }
+            (StateKey::Taken(source), StateRecord::Taken { upto }) => {
+                self.taken.insert(source, upto);
+            }
+            (StateKey::Body(id), StateRecord::Body { message, references }) => {
+                let stored = Arc::new(StoredMessage { id, message });
+                self.bodies.insert(id, Body { stored, references });
+            }
+            (StateKey::Fence(client_id), StateRecord::Fence { epoch }) => {
+                self.fences.insert(client_id, epoch);
+            }
+            (
+                StateKey::Session(client_id),
+                StateRecord::Session { epoch, holder, formers, hosted },
+            ) => {
+                if let Some(meta) = hosted {
+                    incoming.metas.insert(client_id.clone(), meta);
+                }
+                let connections = formers.iter().map(|(_, holder)| holder).chain(&holder);
+                for held in connections {
+                    self.held.insert((held.node, held.incarnation, client_id.clone()));
+                }
+                let record = SessionRecord { epoch, holder, formers, session: None };
+                self.sessions.insert(client_id, record);
+            }
+            (StateKey::Inbound(client_id), StateRecord::Inbound(ids)) => {
+                incoming.inbound.insert(client_id, ids.into_iter().collect());
+            }
+            (
+                StateKey::Subscription(client_id, filter),
+                StateRecord::Subscription(subscription),
+            ) => {
+                incoming.subscriptions.entry(client_id).or_default().insert(filter, subscription);
+            }
+            (StateKey::Delivery(client_id, position), StateRecord::Delivery(delivery)) => {
+                incoming.deliveries.entry(client_id).or_default().insert(position, delivery);
+            }
+            (StateKey::Outbox(target), StateRecord::Outbox { next_number }) => {
+                self.outbox.restore_target(target, next_number);
+            }
+            (
+                StateKey::OutboxItem(target, number),
+                StateRecord::OutboxItem { publisher, body },
+            ) => {
+                let body = self.body(body)?;
+                if !self.outbox.restore_item(target, number, OutboxItem { publisher, body }) {
+                    return Err(self.missing("the outbox target of an item"));
+                }
+            }
+            // `decode_record` gives the record that the key asks for.
+            _ => return Err(self.missing("the record that a key names")),
+        }
+        Ok(())
+    }
+
+    fn restore_sessions(&mut self, mut incoming: Incoming) -> Result<(), StateError> {
+        for (client_id, meta) in std::mem::take(&mut incoming.metas) {
+            let mut deliveries = BTreeMap::new();
+            for (position, record) in incoming.deliveries.remove(&client_id).unwrap_or_default() {
+                let body = if record.body == 0 { None } else { Some(self.body(record.body)?) };
+                deliveries.insert(position, DeliveryParts { record, body });
+            }
+            let parts = SessionParts {
+                meta,
+                subscriptions: incoming.subscriptions.remove(&client_id).unwrap_or_default(),
+                deliveries,
+                awaiting_pubrel: incoming.inbound.remove(&client_id).unwrap_or_default(),
+            };
+            let session = Session::from_parts(parts).map_err(|source| StateError::Session {
+                shard: self.shard,
+                client_id: client_id.clone(),
+                source,
+            })?;
+            self.index_session(&client_id, session);
+        }
+        let orphan = !incoming.deliveries.is_empty() || !incoming.subscriptions.is_empty();
+        if orphan { Err(self.missing("the session of a delivery or subscription")) } else { Ok(()) }
+    }
+
+    /// Puts a restored session in its place and into the derived indexes.
+    fn index_session(&mut self, client_id: &ClientId, session: Session) {
+        for (filter, subscription) in session.subscriptions() {
+            let subscription = router::Subscription {
+                options: subscription.options,
+                identifier: subscription.identifier,
+            };
+            self.router.subscribe(client_id.clone(), filter, subscription);
+        }
+        if let Some(deadline) = session.next_deadline() {
+            self.deadlines.insert((deadline, client_id.clone()));
+        }
+        if let Some(record) = self.sessions.get_mut(client_id) {
+            record.session = Some(Box::new(session));
+        }
+    }
+
+    fn body(&self, id: u64) -> Result<Arc<StoredMessage>, StateError> {
+        let body = self.bodies.get(&id).map(|body| Arc::clone(&body.stored));
+        body.ok_or_else(|| self.missing("a message body"))
+    }
+
+    fn missing(&self, what: &'static str) -> StateError {
+        StateError::Missing { shard: self.shard, what }
+    }
+}

@@ -1,0 +1,108 @@
+//! What a shard's state consists of, key by key, so that an apply writes only what it changed.
+//!
+//! `encoding` turns both into bytes. Keys sort by kind, so that a load meets each body before the
+//! deliveries that refer to it, and each session before its parts.
+
+use codec::{ClientId, Message, PacketId, Timestamp, TopicFilter};
+use session::{DeliveryRecord, SessionMeta, Subscription};
+
+use crate::command::{Answers, OutboxTarget};
+use crate::ids::{Epoch, Holder, Incarnation, NodeId, ShardId};
+
+/// Names one stored part of a shard's state. The order of the variants is the order on disk.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StateKey {
+    /// The counters of the shard.
+    Counters,
+    /// What the shard knows of a node's newest life and its stream of batches.
+    Node(NodeId),
+    /// How far this shard has taken another shard's outbox.
+    Taken(ShardId),
+    /// A message body, stored once whatever the fan-out.
+    Body(u64),
+    /// A fence against older connections of a client.
+    Fence(ClientId),
+    /// A session's registration and, if hosted here, its small fixed part.
+    Session(ClientId),
+    /// The QoS 2 packet ids that a client has not released.
+    Inbound(ClientId),
+    /// One subscription.
+    Subscription(ClientId, TopicFilter),
+    /// One queued or in-flight delivery, by position.
+    Delivery(ClientId, u64),
+    /// The numbering of one outbox target.
+    Outbox(OutboxTarget),
+    /// One outbox item, by number.
+    OutboxItem(OutboxTarget, u64),
+}
+
+/// The value under a [`StateKey`] of the same name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateRecord {
+    /// The counters of the shard.
+    Counters {
+        /// Shard time at the last apply.
+        time: Timestamp,
+        /// The epoch that the next `Connect` gets.
+        next_epoch: u64,
+        /// The id that the next body gets.
+        next_body: u64,
+    },
+    /// A node's newest life.
+    Node {
+        /// The life.
+        incarnation: Incarnation,
+        /// It was declared over.
+        down: bool,
+        /// Last batch applied of its stream; 0: none.
+        last_sequence: u64,
+        /// That batch's answers.
+        answers: Answers,
+    },
+    /// Number of the last item taken.
+    Taken {
+        /// Cumulative.
+        upto: u64,
+    },
+    /// A message body.
+    Body {
+        /// The message.
+        message: Message,
+        /// Deliveries and outbox items that refer to it; at least 1.
+        references: u64,
+    },
+    /// A fence.
+    Fence {
+        /// Older epochs are refused.
+        epoch: Epoch,
+    },
+    /// A session's registration.
+    Session {
+        /// Its newest connection's epoch.
+        epoch: Epoch,
+        /// Its connection, while it has one.
+        holder: Option<Holder>,
+        /// Older connections not yet recorded closed.
+        formers: Vec<(Epoch, Holder)>,
+        /// The small fixed part of a hosted session; `None` for a transient one.
+        hosted: Option<SessionMeta>,
+    },
+    /// Unreleased QoS 2 packet ids, ascending.
+    Inbound(Vec<PacketId>),
+    /// One subscription.
+    Subscription(Subscription),
+    /// One delivery.
+    Delivery(DeliveryRecord),
+    /// The numbering of one outbox target.
+    Outbox {
+        /// The number that the next item gets.
+        next_number: u64,
+    },
+    /// One outbox item.
+    OutboxItem {
+        /// The publisher.
+        publisher: ClientId,
+        /// Its body's id.
+        body: u64,
+    },
+}
