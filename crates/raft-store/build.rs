@@ -1,4 +1,5 @@
-//! Compiles the gRPC contracts and the stored formats of this crate with protox, so that no protoc is needed.
+//! Compiles the gRPC contracts and the stored formats of this crate with protox, so that no protoc
+//! is needed.
 
 use std::error::Error;
 use std::path::Path;
@@ -6,7 +7,6 @@ use std::path::Path;
 /// What this crate speaks and stores; `peers.proto` is compiled by `node`.
 const FILES: [&str; 3] = ["raft.proto", "state.proto", "propose.proto"];
 
-#[expect(clippy::print_stdout, reason = "this is how a build script talks to cargo")]
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
     let files = FILES.map(|file| folder.join(file));

@@ -22,6 +22,7 @@
 pub mod batch;
 pub mod clock;
 pub mod command;
+mod connections;
 pub mod db;
 mod digest;
 pub mod encoding;
@@ -56,6 +57,8 @@ pub mod proto {
         clippy::or_fun_call,
         clippy::use_self,
         clippy::str_to_string,
+        clippy::allow_attributes_without_reason,
+        clippy::too_many_lines,
         reason = "generated"
     )]
     include!(concat!(env!("OUT_DIR"), "/proto.rs"));

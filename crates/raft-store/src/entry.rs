@@ -1,0 +1,350 @@
+//! A log entry and Raft's small records as bytes: the same on the wire and on disk
+//! (`proto/raft.proto`).
+//!
+//! A batch is encoded once, by the leader. Its bytes then travel untouched: into the leader's log,
+//! to each follower, into the followers' logs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use openraft::EntryPayload;
+use openraft::vote::RaftLeaderId;
+use prost::Message;
+
+use crate::batch::Batch;
+use crate::encoding::{decode_batch, encode_batch};
+use crate::proto::holdfast::raft::v1 as wire;
+use crate::type_config::{Entry, LeaderId, LogId, Membership, PeerAddress, StoredMembership, Vote};
+
+/// The format of entries, messages and records that this version writes. Older ones stay readable.
+pub const FORMAT: u32 = 1;
+
+/// Bytes that are no entry or record of a format that this version knows.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    /// Not protobuf, or cut.
+    #[error("not decodable: {0}")]
+    Protobuf(#[from] prost::DecodeError),
+    /// Written by a newer version.
+    #[error("format {found}, this version knows up to {FORMAT}")]
+    Format {
+        /// The format found.
+        found: u32,
+    },
+    /// A field that must be there is not.
+    #[error("field `{0}` is missing")]
+    Missing(&'static str),
+    /// The batch inside is not decodable.
+    #[error("batch: {0}")]
+    Batch(String),
+    /// Voters without addresses, or no voters.
+    #[error("membership: {0}")]
+    Membership(String),
+}
+
+/// A batch together with its bytes. Clones share both.
+#[derive(Clone)]
+pub struct Proposal(Arc<Encoded>);
+
+struct Encoded {
+    batch: Batch,
+    bytes: Bytes,
+}
+
+impl Proposal {
+    /// Encodes a batch.
+    #[must_use]
+    pub fn new(batch: Batch) -> Self {
+        let bytes = encode_batch(&batch);
+        Self(Arc::new(Encoded { batch, bytes }))
+    }
+
+    /// Decodes a batch; its commands are slices of `bytes`.
+    ///
+    /// # Errors
+    /// [`EntryError::Batch`] when the bytes are no batch.
+    pub fn decode(bytes: Bytes) -> Result<Self, EntryError> {
+        let batch =
+            decode_batch(bytes.clone()).map_err(|error| EntryError::Batch(error.to_string()))?;
+        Ok(Self(Arc::new(Encoded { batch, bytes })))
+    }
+
+    /// The batch.
+    #[must_use]
+    pub fn batch(&self) -> &Batch {
+        &self.0.batch
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.0.bytes
+    }
+}
+
+impl fmt::Debug for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Proposal({self})")
+    }
+}
+
+impl fmt::Display for Proposal {
+    /// Names the batch without its content: message payloads never reach a log line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Batch {
+            proposer,
+            sequence,
+            commands,
+            ..
+        } = &self.0.batch;
+        write!(
+            f,
+            "{proposer:?} #{sequence}, {} commands, {} bytes",
+            commands.len(),
+            self.0.bytes.len()
+        )
+    }
+}
+
+impl PartialEq for Proposal {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.bytes == other.0.bytes
+    }
+}
+
+impl Eq for Proposal {}
+
+/// An entry's bytes as stored.
+pub(crate) fn encode_entry(entry: &Entry) -> Vec<u8> {
+    entry_to_wire(entry).encode_to_vec()
+}
+
+/// The entry in stored bytes; a batch in it is a slice of them.
+pub(crate) fn decode_entry(bytes: Bytes) -> Result<Entry, EntryError> {
+    entry_from_wire(wire::Entry::decode(bytes)?)
+}
+
+pub(crate) fn entry_to_wire(entry: &Entry) -> wire::Entry {
+    let payload = match &entry.payload {
+        EntryPayload::Blank => wire::entry::Payload::Blank(wire::Blank {}),
+        EntryPayload::Normal(proposal) => wire::entry::Payload::Batch(proposal.bytes().clone()),
+        EntryPayload::Membership(membership) => {
+            wire::entry::Payload::Membership(membership_to_wire(membership))
+        }
+    };
+    wire::Entry {
+        format: FORMAT,
+        log_id: Some(log_id_to_wire(&entry.log_id)),
+        payload: Some(payload),
+    }
+}
+
+pub(crate) fn entry_from_wire(entry: wire::Entry) -> Result<Entry, EntryError> {
+    check_format(entry.format)?;
+    let log_id = required_log_id(entry.log_id, "log_id")?;
+    let payload = match entry.payload.ok_or(EntryError::Missing("payload"))? {
+        wire::entry::Payload::Blank(wire::Blank {}) => EntryPayload::Blank,
+        wire::entry::Payload::Batch(bytes) => EntryPayload::Normal(Proposal::decode(bytes)?),
+        wire::entry::Payload::Membership(membership) => {
+            EntryPayload::Membership(membership_from_wire(membership)?)
+        }
+    };
+    Ok(Entry { log_id, payload })
+}
+
+/// About how much memory an entry holds: its bytes, and on the leader the commands a second time.
+pub(crate) fn entry_memory_bytes(entry: &Entry) -> usize {
+    // The entry itself, its place in the tail, and the proposal's own allocation.
+    const FIXED: usize = 256;
+    let payload = match &entry.payload {
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+        EntryPayload::Normal(proposal) => proposal.bytes().len().saturating_mul(2),
+    };
+    payload.saturating_add(FIXED)
+}
+
+pub(crate) fn check_format(found: u32) -> Result<(), EntryError> {
+    if found == 0 || found > FORMAT {
+        Err(EntryError::Format { found })
+    } else {
+        Ok(())
+    }
+}
+
+pub(crate) fn log_id_to_wire(log_id: &LogId) -> wire::LogId {
+    let LeaderId {
+        term,
+        node_id: leader,
+    } = log_id.leader_id;
+    wire::LogId {
+        term,
+        leader,
+        index: log_id.index,
+    }
+}
+
+pub(crate) fn log_id_from_wire(log_id: wire::LogId) -> LogId {
+    LogId {
+        leader_id: LeaderId::new(log_id.term, log_id.leader),
+        index: log_id.index,
+    }
+}
+
+pub(crate) fn required_log_id(
+    log_id: Option<wire::LogId>,
+    field: &'static str,
+) -> Result<LogId, EntryError> {
+    log_id
+        .map(log_id_from_wire)
+        .ok_or(EntryError::Missing(field))
+}
+
+pub(crate) fn vote_to_wire(vote: &Vote) -> wire::BallotVote {
+    let LeaderId {
+        term,
+        node_id: node,
+    } = vote.leader_id;
+    wire::BallotVote {
+        term,
+        node,
+        committed: vote.committed,
+    }
+}
+
+pub(crate) fn vote_from_wire(vote: Option<wire::BallotVote>) -> Result<Vote, EntryError> {
+    let vote = vote.ok_or(EntryError::Missing("vote"))?;
+    Ok(Vote {
+        leader_id: LeaderId::new(vote.term, vote.node),
+        committed: vote.committed,
+    })
+}
+
+fn membership_to_wire(membership: &Membership) -> wire::Membership {
+    let voters = membership.get_joint_config().iter();
+    let voters = voters
+        .map(|set| wire::Voters {
+            nodes: set.iter().copied().collect(),
+        })
+        .collect();
+    let members = membership.nodes();
+    let members = members
+        .map(|(node, address)| wire::Member {
+            node: *node,
+            address: address.0.clone(),
+        })
+        .collect();
+    wire::Membership { voters, members }
+}
+
+fn membership_from_wire(membership: wire::Membership) -> Result<Membership, EntryError> {
+    let voters = membership.voters.into_iter();
+    let voters: Vec<BTreeSet<u64>> = voters.map(|set| set.nodes.into_iter().collect()).collect();
+    let members = membership.members.into_iter();
+    let members: BTreeMap<u64, PeerAddress> =
+        members.map(|m| (m.node, PeerAddress(m.address))).collect();
+    if voters.is_empty() && members.is_empty() {
+        return Ok(Membership::default());
+    }
+    Membership::new(voters, members).map_err(|error| EntryError::Membership(error.to_string()))
+}
+
+/// The record that goes with the state tables of a shard.
+pub(crate) fn encode_applied(applied: &LogId, membership: &StoredMembership) -> Vec<u8> {
+    let record = wire::AppliedState {
+        format: FORMAT,
+        applied: Some(log_id_to_wire(applied)),
+        membership_log_id: membership.log_id().as_ref().map(log_id_to_wire),
+        membership: Some(membership_to_wire(membership.membership())),
+    };
+    record.encode_to_vec()
+}
+
+pub(crate) fn decode_applied(bytes: &[u8]) -> Result<(LogId, StoredMembership), EntryError> {
+    let record = wire::AppliedState::decode(bytes)?;
+    check_format(record.format)?;
+    let applied = required_log_id(record.applied, "applied")?;
+    let membership = membership_from_wire(record.membership.unwrap_or_default())?;
+    Ok((
+        applied,
+        StoredMembership::new(record.membership_log_id.map(log_id_from_wire), membership),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use codec::Timestamp;
+
+    use super::*;
+    use crate::batch::ProposerId;
+
+    fn log_id(index: u64) -> LogId {
+        LogId {
+            leader_id: LeaderId::new(3, 2),
+            index,
+        }
+    }
+
+    fn check_round_trip(payload: crate::type_config::Payload) {
+        let entry = Entry {
+            log_id: log_id(7),
+            payload,
+        };
+        let decoded = decode_entry(Bytes::from(encode_entry(&entry))).unwrap();
+        assert_eq!(decoded, entry);
+    }
+
+    #[test]
+    fn every_payload_survives_a_round_trip() {
+        let members = BTreeMap::from([
+            (1, PeerAddress("a:1".to_owned())),
+            (2, PeerAddress("b:2".to_owned())),
+        ]);
+        check_round_trip(EntryPayload::Blank);
+        check_round_trip(EntryPayload::Membership(
+            Membership::new(vec![BTreeSet::from([1, 2])], members).unwrap(),
+        ));
+        check_round_trip(EntryPayload::Normal(Proposal::new(Batch {
+            proposer: ProposerId::Idempotent,
+            sequence: 0,
+            leader_time: Timestamp::from_millis(5),
+            commands: vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")],
+        })));
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_and_named() {
+        let entry = Entry {
+            log_id: log_id(1),
+            payload: EntryPayload::Blank,
+        };
+        let mut newer = entry_to_wire(&entry);
+        newer.format = FORMAT + 1;
+        assert_eq!(
+            entry_from_wire(newer),
+            Err(EntryError::Format { found: FORMAT + 1 })
+        );
+    }
+
+    #[test]
+    fn a_cut_entry_is_an_error() {
+        let entry = Entry {
+            log_id: log_id(9),
+            payload: EntryPayload::Blank,
+        };
+        let bytes = encode_entry(&entry);
+        let cut = Bytes::copy_from_slice(bytes.get(..bytes.len() - 1).unwrap());
+        assert!(decode_entry(cut).is_err());
+    }
+
+    #[test]
+    fn the_applied_record_survives_a_round_trip() {
+        let membership = StoredMembership::new(
+            Some(log_id(1)),
+            Membership::new_with_defaults(vec![BTreeSet::from([1, 2, 3])], []),
+        );
+        let bytes = encode_applied(&log_id(12), &membership);
+        assert_eq!(decode_applied(&bytes).unwrap(), (log_id(12), membership));
+    }
+}

@@ -1,0 +1,325 @@
+//! One shard on this node: its Raft group and its replica, behind a handle without type parameters.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
+use openraft::metrics::{RaftMetrics, RaftServerMetrics};
+use openraft::type_config::alias::WatchReceiverOf;
+use openraft::{Instant as _, ReadPolicy};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::Batch;
+use crate::clock::since_boot;
+use crate::command::Answers;
+use crate::entry::Proposal;
+use crate::error::WriteError;
+use crate::ids::{NodeId, ShardId};
+use crate::machine::Machine;
+use crate::state_machine::{Replica, StateMachine};
+use crate::type_config::TypeConfig;
+
+/// How long a write may take before its outcome counts as unknown. Above the longest election; the
+/// proposer resends the same batch.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a read index may take: two round trips and a heartbeat, and room for a busy machine.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub(crate) type ShardRaft = openraft::Raft<TypeConfig, StateMachine>;
+
+/// One shard on this node.
+pub struct Shard {
+    id: ShardId,
+    node: NodeId,
+    raft: ShardRaft,
+    replica: Arc<Replica>,
+    server: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
+    metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
+    leader: watch::Sender<Option<NodeId>>,
+    heard: HeardFromLeader,
+    counters: Counters,
+}
+
+/// When this node last accepted something from the shard's leader.
+#[derive(Clone, Default)]
+pub(crate) struct HeardFromLeader(Arc<AtomicU64>);
+
+impl HeardFromLeader {
+    pub(crate) fn now(&self) {
+        self.0.store(now_ms(), Ordering::Relaxed);
+    }
+
+    fn within(&self, limit: Duration) -> bool {
+        match self.0.load(Ordering::Relaxed) {
+            0 => false,
+            at => Duration::from_millis(now_ms().saturating_sub(at)) <= limit,
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(since_boot().as_millis()).unwrap_or(u64::MAX)
+}
+
+struct Counters {
+    committed: metrics::Counter,
+    not_leader: metrics::Counter,
+    unknown: metrics::Counter,
+    stopped: metrics::Counter,
+}
+
+impl Counters {
+    fn new() -> Self {
+        let counter = |result: &'static str| metrics::counter!("holdfast_raft_proposals_total", "result" => result);
+        Self {
+            committed: counter("committed"),
+            not_leader: counter("not_leader"),
+            unknown: counter("unknown"),
+            stopped: counter("stopped"),
+        }
+    }
+
+    fn count(&self, result: &Result<Answers, WriteError>) {
+        let counter = match result {
+            Ok(_) => &self.committed,
+            Err(WriteError::NotLeader { .. }) => &self.not_leader,
+            Err(WriteError::Unknown) => &self.unknown,
+            Err(WriteError::Stopped) => &self.stopped,
+        };
+        counter.increment(1);
+    }
+}
+
+impl Shard {
+    pub(crate) fn new(id: ShardId, node: NodeId, raft: ShardRaft, replica: Arc<Replica>) -> Self {
+        let (leader, _) = watch::channel(None);
+        let (server, metrics) = (raft.server_metrics(), raft.metrics());
+        let (heard, counters) = (HeardFromLeader::default(), Counters::new());
+        Self {
+            id,
+            node,
+            raft,
+            replica,
+            server,
+            metrics,
+            leader,
+            heard,
+            counters,
+        }
+    }
+
+    /// Which shard it is.
+    #[must_use]
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// Commits a batch, as the leader: stamps its time, replicates it, applies it. `Ok` means that
+    /// it is durable on a quorum and applied here; its effects were handed out before.
+    ///
+    /// # Errors
+    /// See [`WriteError`]. After [`WriteError::Unknown`] the batch may still be committed.
+    pub async fn write(&self, batch: Batch) -> Result<Answers, WriteError> {
+        let result = self.propose(batch).await;
+        self.counters.count(&result);
+        result
+    }
+
+    async fn propose(&self, mut batch: Batch) -> Result<Answers, WriteError> {
+        let (leader, term) = {
+            let server = self.server.borrow_watched();
+            (server.current_leader, server.vote.leader_id.term)
+        };
+        if leader != Some(u64::from(self.node.0)) {
+            return Err(WriteError::NotLeader {
+                leader: leader.and_then(node_id),
+            });
+        }
+        batch.leader_time = self.replica.clock.leader_time(term);
+        let write = self.raft.client_write(Proposal::new(batch));
+        match tokio::time::timeout(WRITE_TIMEOUT, write).await {
+            Err(_) => Err(WriteError::Unknown),
+            Ok(Ok(written)) => Ok(written.data),
+            Ok(Err(RaftError::Fatal(_))) => Err(WriteError::Stopped),
+            Ok(Err(RaftError::APIError(error))) => Err(match error {
+                ClientWriteError::ForwardToLeader(forward) => not_leader(&forward),
+                ClientWriteError::LogEntryDiscarded(_)
+                | ClientWriteError::ChangeMembershipError(_)
+                | ClientWriteError::PreconditionFailed(_) => WriteError::Unknown,
+            }),
+        }
+    }
+
+    /// As the leader: an index such that a replica which has applied it has everything that was
+    /// acknowledged before this call. A quorum confirmed the leadership meanwhile.
+    ///
+    /// # Errors
+    /// [`WriteError::NotLeader`], also when the quorum does not answer; [`WriteError::Stopped`].
+    pub async fn read_index(&self) -> Result<u64, WriteError> {
+        let read = self.raft.get_read_linearizer(ReadPolicy::ReadIndex);
+        match tokio::time::timeout(READ_TIMEOUT, read).await {
+            Err(_) => Err(WriteError::NotLeader { leader: None }),
+            Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),
+            Ok(Err(RaftError::Fatal(_))) => Err(WriteError::Stopped),
+            Ok(Err(RaftError::APIError(error))) => Err(match error {
+                LinearizableReadError::ForwardToLeader(forward) => not_leader(&forward),
+                LinearizableReadError::QuorumNotEnough(_) => WriteError::NotLeader { leader: None },
+            }),
+        }
+    }
+
+    /// The leader as this node knows it. It may be out of date; see [`Self::has_leader_confirmed`].
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        *self.leader.borrow()
+    }
+
+    /// Follows [`Self::leader`].
+    #[must_use]
+    pub fn leader_watch(&self) -> watch::Receiver<Option<NodeId>> {
+        self.leader.subscribe()
+    }
+
+    /// Whether this node leads, as far as it knows.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.leader() == Some(self.node)
+    }
+
+    /// Index of the last entry applied here; 0 before the first.
+    #[must_use]
+    pub fn applied_index(&self) -> u64 {
+        self.replica.applied_index()
+    }
+
+    /// Follows [`Self::applied_index`]. An entry's index shows after its effects were handed out,
+    /// and before [`Self::write`] answers.
+    #[must_use]
+    pub fn applied_watch(&self) -> watch::Receiver<u64> {
+        self.replica.applied_watch()
+    }
+
+    /// Index of the last entry that this node knows to be committed; 0 when it knows of none yet.
+    #[must_use]
+    pub fn commit_index(&self) -> u64 {
+        let metrics = self.metrics.borrow_watched();
+        let committed = metrics.cluster_committed.max(metrics.local_committed);
+        committed.map_or(0, |log_id| log_id.index)
+    }
+
+    /// The current term.
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        self.server.borrow_watched().vote.leader_id.term
+    }
+
+    /// Whether a leader was confirmed within `limit`: to the leader by a quorum that answered it,
+    /// to a follower by the leader's messages.
+    #[must_use]
+    pub fn has_leader_confirmed(&self, limit: Duration) -> bool {
+        let metrics = self.metrics.borrow_watched();
+        match metrics.current_leader {
+            None => false,
+            Some(leader) if leader == u64::from(self.node.0) => metrics
+                .last_quorum_acked
+                .is_some_and(|acknowledged| acknowledged.elapsed() <= limit),
+            Some(_) => self.heard.within(limit),
+        }
+    }
+
+    /// Reads the replica's state. Entries wait meanwhile, so `read` must be short; it must not call
+    /// back into this shard.
+    pub fn with_machine<R>(&self, read: impl FnOnce(&Machine) -> R) -> R {
+        self.replica.with_machine(read)
+    }
+
+    pub(crate) fn raft(&self) -> &ShardRaft {
+        &self.raft
+    }
+
+    pub(crate) fn replica(&self) -> &Arc<Replica> {
+        &self.replica
+    }
+
+    pub(crate) fn heard_from_leader(&self) -> HeardFromLeader {
+        self.heard.clone()
+    }
+
+    pub(crate) fn metrics(&self) -> RaftMetrics<TypeConfig> {
+        self.metrics.borrow_watched().clone()
+    }
+
+    /// Why the Raft group has stopped, if it has.
+    pub(crate) fn failure(&self) -> Option<String> {
+        let running = &self.metrics.borrow_watched().running_state;
+        running.as_ref().err().map(ToString::to_string)
+    }
+
+    /// Writes the gauges of this shard.
+    pub(crate) fn report(&self) {
+        let shard = self.id.to_string();
+        let gauge = |name: &'static str, value: u64| {
+            #[expect(clippy::cast_precision_loss, reason = "a gauge; exact below 2^53")]
+            metrics::gauge!(name, "shard" => shard.clone()).set(value as f64);
+        };
+        gauge("holdfast_raft_applied_index", self.applied_index());
+        gauge("holdfast_raft_commit_index", self.commit_index());
+        gauge("holdfast_raft_term", self.term());
+        gauge(
+            "holdfast_raft_has_leader",
+            u64::from(self.leader().is_some()),
+        );
+    }
+
+    /// Keeps [`Self::leader`] up to date until the group or the node stops.
+    pub(crate) async fn follow_leader(&self, stop: CancellationToken) {
+        let changes =
+            metrics::counter!("holdfast_raft_leader_changes_total", "shard" => self.id.to_string());
+        let mut server = self.server.clone();
+        let mut last = None;
+        loop {
+            let (leader, term) = {
+                let server = server.borrow_and_update();
+                (
+                    server.current_leader.and_then(node_id),
+                    server.vote.leader_id.term,
+                )
+            };
+            if leader.is_some() && leader != last {
+                changes.increment(1);
+                tracing::info!(
+                    shard = self.id.0,
+                    term,
+                    leader = leader.map(|node| node.0),
+                    "the shard has a leader"
+                );
+                last = leader;
+            }
+            self.leader
+                .send_if_modified(|known| std::mem::replace(known, leader) != leader);
+            tokio::select! {
+                () = stop.cancelled() => break,
+                changed = server.changed() => if changed.is_err() { break },
+            }
+        }
+        self.leader.send_replace(None);
+        if let Some(reason) = self.failure()
+            && !stop.is_cancelled()
+        {
+            tracing::error!(shard = self.id.0, reason, "the shard stopped on this node");
+        }
+    }
+}
+
+fn node_id(id: u64) -> Option<NodeId> {
+    u16::try_from(id).ok().map(NodeId)
+}
+
+fn not_leader(forward: &ForwardToLeader<TypeConfig>) -> WriteError {
+    WriteError::NotLeader {
+        leader: forward.leader_id.and_then(node_id),
+    }
+}
