@@ -15,7 +15,9 @@ use crate::scene::{options, tag};
 const IN_TIME: Duration = Duration::from_secs(60);
 
 fn mosquitto(cluster: &Cluster, node: NodeId, program: &str, version: ProtocolVersion) -> Command {
-    let mut command = Command::new(program);
+    // It would buffer what it prints into a pipe.
+    let mut command = Command::new("stdbuf");
+    command.arg("-oL").arg(program);
     let protocol = match version {
         ProtocolVersion::V5 => "mqttv5",
         ProtocolVersion::V31 | ProtocolVersion::V311 => "mqttv311",

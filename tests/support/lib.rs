@@ -26,6 +26,8 @@ pub mod sender;
 pub mod shards;
 pub mod shim;
 pub mod skip;
+#[cfg(test)]
+mod stub;
 pub mod summary;
 pub mod wait;
 pub mod wire;

@@ -293,3 +293,83 @@ fn lock(log: &Mutex<Log>) -> MutexGuard<'_, Log> {
     log.lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stub::Stub;
+    use codec::ProtocolVersion;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn message(id: u16, dup: bool, qos: Qos, payload: &str) -> Packet {
+        Stub::publish(id, dup, qos, payload)
+    }
+
+    async fn receiver(stub: &Stub) -> Receiver {
+        let options = ConnectOptions::persistent("r", ProtocolVersion::V5);
+        let addresses = vec![stub.address()];
+        let start = Receiver::start(
+            options,
+            addresses,
+            &[("t", Qos::ExactlyOnce)],
+            stub.history(),
+        );
+        let (receiver, ()) = tokio::join!(start, async {
+            stub.accept(false).await;
+            stub.grant().await;
+        });
+        receiver
+    }
+
+    async fn violations_after(receiver: &Receiver, last: &str) -> Vec<String> {
+        receiver.wait_for(last, PATIENCE).await;
+        receiver.log().violations
+    }
+
+    #[tokio::test]
+    async fn a_resent_qos2_message_is_handed_on_once() {
+        let stub = Stub::start().await;
+        let receiver = receiver(&stub).await;
+        stub.send(&message(1, false, Qos::ExactlyOnce, "r/0")).await;
+        receiver.wait_for("r/0", PATIENCE).await;
+        stub.close().await;
+        stub.accept(true).await;
+        stub.send(&message(1, true, Qos::ExactlyOnce, "r/0")).await;
+        stub.send(&message(2, false, Qos::ExactlyOnce, "r/1")).await;
+        assert_eq!(violations_after(&receiver, "r/1").await, [""; 0]);
+        assert_eq!(receiver.sequence("r"), [0, 1]);
+    }
+
+    #[tokio::test]
+    async fn breaches_are_noted() {
+        let stub = Stub::start().await;
+        let receiver = receiver(&stub).await;
+        stub.send(&message(1, true, Qos::AtLeastOnce, "dup on a new session"))
+            .await;
+        stub.send(&message(2, false, Qos::ExactlyOnce, "first"))
+            .await;
+        stub.send(&message(2, false, Qos::ExactlyOnce, "first"))
+            .await;
+        stub.send(&message(
+            2,
+            false,
+            Qos::ExactlyOnce,
+            "another under the same id",
+        ))
+        .await;
+        stub.send(&message(3, false, Qos::AtLeastOnce, "last"))
+            .await;
+        let violations = violations_after(&receiver, "last").await;
+        assert_eq!(violations.len(), 3, "{violations:?}");
+        stub.close().await;
+        stub.accept(false).await;
+        stub.send(&message(1, false, Qos::AtLeastOnce, "after the loss"))
+            .await;
+        let violations = violations_after(&receiver, "after the loss").await;
+        assert_eq!(
+            violations.last().map(String::as_str),
+            Some("the session was lost")
+        );
+    }
+}

@@ -42,6 +42,7 @@ pub struct SenderOptions {
 #[derive(Debug)]
 pub struct Sender {
     name: String,
+    is_counted: bool,
     log: Arc<Mutex<SenderLog>>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
@@ -92,6 +93,7 @@ impl Sender {
         let log = Arc::new(Mutex::new(SenderLog::default()));
         let (stop, stopped) = watch::channel(false);
         let name = options.connect.client_id.clone();
+        let is_counted = options.count.is_some();
         let mut agent = Agent {
             options,
             history: history.clone(),
@@ -104,6 +106,7 @@ impl Sender {
         let task = tokio::spawn(agent.run(client));
         Self {
             name,
+            is_counted,
             log,
             stop,
             task,
@@ -151,12 +154,13 @@ impl Sender {
             .find(|at| *at > instant)
     }
 
-    /// Begins no more messages, waits until all begun are acknowledged, and disconnects.
+    /// Waits until all messages are acknowledged, and disconnects. Begins no more of them unless a
+    /// count was given.
     ///
     /// # Panics
     /// When they are not acknowledged in time.
     pub async fn finish(self) -> SenderLog {
-        self.stop.send_replace(true);
+        self.stop.send_replace(!self.is_counted);
         wait_until(
             &format!("{} has everything acknowledged", self.name),
             FINISH_WITHIN,
@@ -338,4 +342,61 @@ impl Agent {
 fn lock(log: &Mutex<SenderLog>) -> MutexGuard<'_, SenderLog> {
     log.lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stub::Stub;
+    use codec::ProtocolVersion;
+
+    #[tokio::test]
+    async fn a_sender_goes_on_where_it_was() {
+        let stub = Stub::start().await;
+        let options = SenderOptions {
+            connect: ConnectOptions::persistent("s", ProtocolVersion::V5),
+            addresses: vec![stub.address()],
+            topic: "t".to_owned(),
+            qos: Qos::ExactlyOnce,
+            in_flight_max: 3,
+            interval: Duration::from_millis(1),
+            count: Some(3),
+        };
+        let start = Sender::start(options, stub.history());
+        let (sender, ()) = tokio::join!(start, stub.accept(false));
+        let first = stub.recv_texts(3).await;
+        assert_eq!(
+            first,
+            [
+                "PUBLISH id=1 q2 t \"s/0\"",
+                "PUBLISH id=2 q2 t \"s/1\"",
+                "PUBLISH id=3 q2 t \"s/2\""
+            ]
+        );
+        stub.send(&Stub::pubrec(2)).await;
+        assert_eq!(stub.recv_texts(1).await, ["PUBREL id=2"]);
+        stub.close().await;
+        stub.accept(true).await;
+        let again = stub.recv_texts(3).await;
+        assert_eq!(
+            again,
+            [
+                "PUBLISH id=1 q2 dup t \"s/0\"",
+                "PUBREL id=2",
+                "PUBLISH id=3 q2 dup t \"s/2\""
+            ]
+        );
+        for id in [1, 3] {
+            stub.send(&Stub::pubrec(id)).await;
+            assert_eq!(stub.recv_texts(1).await, [format!("PUBREL id={id}")]);
+        }
+        for id in [2, 1, 3] {
+            stub.send(&Stub::pubcomp(id)).await;
+        }
+        let log = sender.finish().await;
+        assert_eq!(
+            (log.acknowledged, log.violations),
+            (vec![1, 0, 2], Vec::new())
+        );
+    }
 }
