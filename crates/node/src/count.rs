@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use codec::Qos;
 use metrics::{SharedString, counter, gauge};
+use raft_store::ShardId;
 use session::DropCause;
 
 use crate::metrics::{
     CONNECTIONS, CONNECTIONS_CLOSED_TOTAL, CONNECTIONS_OPENED_TOTAL, CONNECTIONS_REJECTED_TOTAL,
     MESSAGES_DROPPED_TOTAL, MESSAGES_REDELIVERED_TOTAL, PEER_UP, PUBLISH_RECEIVED_TOTAL,
-    PUBLISH_SENT_TOTAL,
+    PUBLISH_SENT_TOTAL, RAFT_ROLE,
 };
 
 fn label(qos: Qos) -> &'static str {
@@ -71,4 +72,11 @@ pub(crate) fn dropped_by_session(cause: DropCause) {
 /// Whether a peer answers heartbeats.
 pub(crate) fn peer_up(peer: u16, up: bool) {
     gauge!(PEER_UP, "peer" => peer.to_string()).set(if up { 1.0 } else { 0.0 });
+}
+
+/// Whether this node leads a shard.
+pub(crate) fn raft_role(shard: ShardId, leads: bool) {
+    let gauge = |role: &'static str| gauge!(RAFT_ROLE, "shard" => shard.to_string(), "role" => role);
+    gauge("leader").set(if leads { 1.0 } else { 0.0 });
+    gauge("follower").set(if leads { 0.0 } else { 1.0 });
 }

@@ -4,6 +4,8 @@
     unreachable_pub,
     unused_qualifications,
     clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::too_many_lines,
     clippy::missing_errors_doc,
     clippy::use_self,
     clippy::or_fun_call,

@@ -8,7 +8,7 @@ use codec::{ClientId, Message, Qos, TopicFilter};
 use dashmap::DashMap;
 use raft_store::{ConnectionId, Epoch};
 use router::Router;
-use session::{Delivery, StoredMessage, Subscription};
+use session::{Delivery, StoredMessage, Subscription, effective_qos};
 
 use crate::mailbox::{LiveOutcome, Mailbox};
 use crate::count;
@@ -113,7 +113,7 @@ impl Registry {
         let mut taken = 0_u32;
         for matched in matches {
             let Some(connection) = live.connections.get(&matched.subscriber) else { continue };
-            let qos = matched.qos.min(message.qos);
+            let qos = effective_qos(message.qos, matched.qos);
             if connection.hosted && qos != Qos::AtMostOnce {
                 continue;
             }

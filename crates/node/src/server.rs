@@ -27,7 +27,7 @@ use crate::listener::Listener;
 use crate::peers::PeerService;
 use crate::silence::Silence;
 use crate::visibility::Visibility;
-use crate::{heartbeat, members, outbox};
+use crate::{count, heartbeat, members, outbox};
 
 /// How often readiness is looked at.
 const HEALTH_PERIOD: Duration = Duration::from_millis(100);
@@ -248,6 +248,9 @@ async fn watch_health(broker: Arc<Broker>) {
         } else {
             let reason = format!("no confirmed leader in shards {}", leaderless.join(", "));
             broker.health.fail(Check::Leaders, &reason);
+        }
+        for shard in broker.shards.iter() {
+            count::raft_role(shard.id(), shard.is_leader());
         }
         if broker.lease.is_held() {
             broker.health.pass(Check::Lease);

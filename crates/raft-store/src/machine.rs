@@ -264,7 +264,9 @@ impl Machine {
             }
             Command::ReceiveExactlyOnce { client_id, epoch, packet_id, message, shards, nodes } => {
                 let targets = publish::Targets { shards, nodes };
-                self.receive_exactly_once((client_id, epoch), packet_id, message, targets, effects)
+                let reception =
+                    publish::Reception { client_id, epoch, packet_id, message, targets };
+                self.receive_exactly_once(reception, effects)
             }
             Command::Release { client_id, epoch, packet_id } => {
                 self.release(&client_id, epoch, packet_id)

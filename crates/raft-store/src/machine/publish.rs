@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use codec::{ClientId, Message, PacketId, Qos, ReasonCode};
 use router::Match;
-use session::{Delivery, Input, Output, StoredMessage};
+use session::{Delivery, Input, Output, StoredMessage, effective_qos};
 
 use super::{Body, Machine};
 use crate::command::{
@@ -17,6 +17,15 @@ use crate::state::StateKey;
 pub(super) struct Targets {
     pub(super) shards: Vec<ShardId>,
     pub(super) nodes: Vec<(NodeId, Incarnation)>,
+}
+
+/// A QoS 2 PUBLISH of a session of this shard.
+pub(super) struct Reception {
+    pub(super) client_id: ClientId,
+    pub(super) epoch: Epoch,
+    pub(super) packet_id: PacketId,
+    pub(super) message: Message,
+    pub(super) targets: Targets,
 }
 
 /// How many sessions a message reached.
@@ -48,12 +57,10 @@ impl Machine {
     /// neither lose nor repeat it [MQTT-4.3.3-8, -10].
     pub(super) fn receive_exactly_once(
         &mut self,
-        (client_id, epoch): (ClientId, Epoch),
-        packet_id: PacketId,
-        message: Message,
-        targets: Targets,
+        reception: Reception,
         effects: &mut Vec<Effect>,
     ) -> Response {
+        let Reception { client_id, epoch, packet_id, message, targets } = reception;
         let now = self.time;
         let Some(session) = self.current_session(&client_id, epoch) else {
             return Response::Refused(Refusal::StaleEpoch);
@@ -221,11 +228,7 @@ impl Machine {
         self.router.route(&body.message.topic, |subscriber| subscriber == publisher, &mut matches);
         let mut reached = Reached::default();
         for matched in matches {
-            let qos = matched.qos.min(body.message.qos);
-            // Effective QoS 0 travels on the live plane (DESIGN section 3).
-            if qos != Qos::AtMostOnce {
-                self.deliver_to(matched, qos, body, &mut reached, effects);
-            }
+            self.deliver_to(matched, body, &mut reached, effects);
         }
         reached
     }
@@ -233,11 +236,15 @@ impl Machine {
     fn deliver_to(
         &mut self,
         matched: Match<ClientId>,
-        qos: Qos,
         body: &Arc<StoredMessage>,
         reached: &mut Reached,
         effects: &mut Vec<Effect>,
     ) {
+        let qos = effective_qos(body.message.qos, matched.qos);
+        if qos == Qos::AtMostOnce {
+            // Travels on the live plane (DESIGN section 3).
+            return;
+        }
         let now = self.time;
         let client_id = matched.subscriber;
         let Some(session) =

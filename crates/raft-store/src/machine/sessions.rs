@@ -9,6 +9,13 @@ use crate::command::{CloseReason, Connect, Effect, Refusal, Response, RouteTarge
 use crate::ids::{Epoch, Holder, NodeId};
 use crate::state::StateKey;
 
+/// The session that a CONNECT finds.
+struct Previous {
+    /// It had an open connection.
+    connected: bool,
+    session: Box<Session>,
+}
+
 impl Machine {
     /// Takes the session over, resumes or clears it [MQTT-3.1.2-4..6, 3.1.4-3].
     pub(super) fn connect(&mut self, connect: Connect, effects: &mut Vec<Effect>) -> Response {
@@ -54,7 +61,7 @@ impl Machine {
         &mut self,
         client_id: &ClientId,
         effects: &mut Vec<Effect>,
-    ) -> (Vec<(Epoch, Holder)>, Option<(bool, Box<Session>)>) {
+    ) -> (Vec<(Epoch, Holder)>, Option<Previous>) {
         let Some(record) = self.sessions.remove(client_id) else { return (Vec::new(), None) };
         let mut formers = record.formers;
         let connected = record.holder.is_some();
@@ -65,25 +72,25 @@ impl Machine {
                 remove_node_routes(session, holder.node, effects);
             }
         }
-        (formers, record.session.map(|session| (connected, session)))
+        (formers, record.session.map(|session| Previous { connected, session }))
     }
 
     /// The session to resume, unless it is to be discarded or has ended.
     fn keep_or_discard(
         &mut self,
         client_id: &ClientId,
-        previous: Option<(bool, Box<Session>)>,
+        previous: Option<Previous>,
         clean_start: bool,
         effects: &mut Vec<Effect>,
     ) -> Option<Box<Session>> {
-        let (was_connected, session) = previous?;
+        let Previous { connected, session } = previous?;
         let deadline = session.next_deadline();
         if let Some(deadline) = deadline {
             self.deadlines.remove(&(deadline, client_id.clone()));
         }
         let expired = deadline.is_some_and(|deadline| deadline <= self.time);
         // With an interval of 0 the session ends when the take-over closes its connection.
-        let ends_with_connection = was_connected && session.session_expiry_interval_s() == 0;
+        let ends_with_connection = connected && session.session_expiry_interval_s() == 0;
         if clean_start || expired || ends_with_connection {
             self.discard(client_id, session, effects);
             return None;
