@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::dispatch::Dispatch;
 use crate::health::Health;
 use crate::lease::Lease;
-use crate::life::Life;
+use crate::life::{Destination, Life};
 use crate::silence::Silence;
 use crate::visibility::Visibility;
 
@@ -67,17 +67,19 @@ impl Broker {
         self.dispatch.life().filter(|life| !life.ended.is_cancelled())
     }
 
-    /// Whatever a client sends now can be taken without growing a queue beyond its bound (G9).
-    pub(crate) fn has_capacity(&self, life: &Life) -> bool {
-        !*self.outbox_full.borrow() && life.has_capacity()
+    /// Some outbox holds more than its bound: publishers wait.
+    pub(crate) fn is_outbox_full(&self) -> bool {
+        *self.outbox_full.borrow()
     }
 
-    /// Waits until there is capacity again.
-    pub(crate) async fn capacity(&self, life: &Life) {
+    /// Waits until no outbox is full, and the queue that the connection waits for is not.
+    pub(crate) async fn capacity(&self, life: &Life, waits_for: Option<Destination>) {
         let mut outbox_full = self.outbox_full.subscribe();
         // The sender lives as long as the broker.
         drop(outbox_full.wait_for(|full| !full).await);
-        life.capacity().await;
+        if let Some(destination) = waits_for {
+            life.ready(destination).await;
+        }
     }
 
     /// The shard that a client's session lives in.

@@ -1,11 +1,10 @@
 //! Who a connection belongs to, what it asked for, and the fences it has put up.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use codec::{ClientId, ProtocolVersion};
-use raft_store::{Command, Epoch, Holder, NodeId, ShardId};
+use raft_store::{Command, Epoch, Holder, ShardId};
 
 use crate::broker::Broker;
 use crate::life::Life;
@@ -36,8 +35,8 @@ pub(crate) struct Client {
     pub(crate) holder: Holder,
     /// This connection's epoch.
     pub(crate) epoch: Epoch,
-    /// Fences against former connections; `None`: all of them are closed.
-    pub(crate) fences: Option<Fences>,
+    /// Fences against former connections are up.
+    pub(crate) fenced: bool,
 }
 
 /// Where a connection comes from.
@@ -51,51 +50,33 @@ pub(crate) struct Origin {
     pub(crate) anonymous: bool,
 }
 
-/// Whom this connection has told to refuse its client's former connections.
-#[derive(Debug, Default)]
-pub(crate) struct Fences {
-    shards: BTreeSet<ShardId>,
-    nodes: BTreeSet<NodeId>,
-}
-
 impl Client {
-    /// To be called before each command to a shard: a former connection that is not recorded closed
-    /// may still have commands under way there.
-    pub(crate) fn fence_shard(&mut self, life: &Life, shard: ShardId) {
-        let Some(fences) = &mut self.fences else { return };
-        // The own shard knows the epoch itself.
-        if shard != self.shard && fences.shards.insert(shard) {
-            let fence = Command::Fence { client_id: self.client_id.clone(), epoch: self.epoch };
-            life.propose(shard, &fence, CommandWaiter::None);
-        }
-    }
-
-    /// To be called before each live message to a node.
-    pub(crate) fn fence_node(&mut self, life: &Life, node: NodeId) {
-        let Some(fences) = &mut self.fences else { return };
-        if !fences.nodes.insert(node) {
-            return;
-        }
-        if node == life.id.node {
-            life.registry.fence(self.client_id.clone(), self.epoch);
-        } else if let Some(link) = life.links.get(&node) {
-            link.send(ItemKind::Fence(self.node_fence()), 0, None);
-        }
+    /// Former connections are not recorded closed: what they still have under way is refused from
+    /// now on in every other shard and on every node. This connection's own commands and messages
+    /// follow in the same streams, so none of them can be overtaken by an older one.
+    pub(crate) fn put_up_fences(&self, life: &Life) {
+        let fence = Command::Fence { client_id: self.client_id.clone(), epoch: self.epoch };
+        life.registry.fence(self.client_id.clone(), self.epoch);
+        self.tell_everybody(life, &fence, &ItemKind::Fence(self.node_fence()));
     }
 
     /// Every former connection is recorded closed: nothing of theirs is under way.
     pub(crate) fn end_fences(&mut self, life: &Life) {
-        let Some(fences) = self.fences.take() else { return };
-        for shard in fences.shards {
-            let end = Command::FenceEnd { client_id: self.client_id.clone(), epoch: self.epoch };
-            life.propose(shard, &end, CommandWaiter::None);
+        if !std::mem::take(&mut self.fenced) {
+            return;
         }
-        for node in fences.nodes {
-            if node == life.id.node {
-                life.registry.fence_end(&self.client_id, self.epoch);
-            } else if let Some(link) = life.links.get(&node) {
-                link.send(ItemKind::FenceEnd(self.node_fence()), 0, None);
-            }
+        let end = Command::FenceEnd { client_id: self.client_id.clone(), epoch: self.epoch };
+        life.registry.fence_end(&self.client_id, self.epoch);
+        self.tell_everybody(life, &end, &ItemKind::FenceEnd(self.node_fence()));
+    }
+
+    fn tell_everybody(&self, life: &Life, command: &Command, item: &ItemKind) {
+        // The own shard knows the epoch itself.
+        for shard in life.shards().filter(|shard| *shard != self.shard) {
+            life.propose(shard, command, CommandWaiter::None);
+        }
+        for link in life.links.values() {
+            link.send(item.clone(), self.client_id.as_str().len(), None);
         }
     }
 

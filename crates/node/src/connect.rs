@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::broker::Broker;
-use crate::client::{Client, Fences, Origin};
+use crate::client::{Client, Origin};
 use crate::clock;
 use crate::config;
 use crate::connection::{Connection, Wire};
@@ -133,6 +133,9 @@ async fn begin(
         life.registry.close(client.holder.connection);
         client.record_closed(&broker, &life, None);
         return refuse(wire, version, &client.origin, refused).await;
+    }
+    if client.fenced {
+        client.put_up_fences(&life);
     }
     let place = if opened.hosted {
         SessionPlace::Hosted(HostedSession::default())
@@ -257,7 +260,7 @@ fn client(
         shard,
         holder,
         epoch: opened.epoch,
-        fences: opened.formers.then(Fences::default),
+        fenced: opened.formers,
     }
 }
 

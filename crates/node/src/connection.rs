@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::broker::Broker;
 use crate::client::Client;
 use crate::lease::LeaseState;
-use crate::life::Life;
+use crate::life::{Destination, Life};
 use crate::mailbox::{Mail, Mailbox};
 use crate::count;
 use crate::publish::PendingPublishes;
@@ -108,6 +108,8 @@ pub(crate) struct Connection {
     pub(crate) outstanding: u64,
     /// Topic Aliases that the client has defined; at most our Topic Alias Maximum.
     pub(crate) topic_aliases: BTreeMap<NonZeroU16, TopicName>,
+    /// The shard or peer whose queue was full when this connection last added to it.
+    pub(crate) waits_for: Option<Destination>,
     /// Deliveries too large for the client, to be completed as if acknowledged.
     pub(crate) discarded: VecDeque<Acknowledgement>,
     last_packet: Instant,
@@ -175,6 +177,7 @@ impl Connection {
             next_tag: 1,
             outstanding: 0,
             topic_aliases: BTreeMap::new(),
+            waits_for: None,
             discarded: VecDeque::new(),
             last_packet: Instant::now(),
             mail: VecDeque::new(),
@@ -190,10 +193,18 @@ impl Connection {
 
     /// Proposes a command under a name of this connection; the answer comes by mail.
     pub(crate) fn command(&mut self, shard: ShardId, tag: u64, command: &Command) {
-        self.client.fence_shard(&self.life, shard);
         let waiter = CommandWaiter::Connection { mailbox: Arc::clone(&self.mailbox), tag };
         self.outstanding = self.outstanding.saturating_add(1);
         self.life.propose(shard, command, waiter);
+        self.wait_if_full(Destination::Shard(shard));
+    }
+
+    /// Stops reading while the queue to a shard or peer is full: TCP pushes back (G9). Connections
+    /// that send elsewhere go on.
+    pub(crate) fn wait_if_full(&mut self, destination: Destination) {
+        if self.life.is_full(destination) {
+            self.waits_for = Some(destination);
+        }
     }
 
     /// Serves the client until the connection ends, then records its end.
@@ -233,7 +244,7 @@ impl Connection {
             }
             let wants_mail = self.wants_mail();
             let wants_packets = self.wants_packets();
-            let has_capacity = self.broker.has_capacity(&self.life);
+            let has_capacity = self.has_capacity();
             tokio::select! {
                 () = self.life.ended.cancelled() => return End::LifeOver,
                 written = self.wire.writer.write_buf(&mut self.wire.output),
@@ -252,7 +263,8 @@ impl Connection {
                     self.last_packet = Instant::now();
                 }
                 () = self.mailbox.arrived(), if wants_mail => {}
-                () = self.broker.capacity(&self.life), if wants_packets && !has_capacity => {}
+                () = self.broker.capacity(&self.life, self.waits_for),
+                    if wants_packets && !has_capacity => {}
                 // The senders live as long as the broker.
                 _ = lease.changed() => {}
                 _ = stopping.wait_for(|stopping| *stopping) => {
@@ -300,6 +312,12 @@ impl Connection {
         self.wire.output.len() < OUT_BYTES_HIGH 
             && !self.publishes.is_full(&self.broker.config)
             && !self.subscriptions.is_full()
+    }
+
+    /// What the client sends next can be taken without growing a queue beyond its bound.
+    fn has_capacity(&mut self) -> bool {
+        self.waits_for = self.waits_for.filter(|destination| self.life.is_full(*destination));
+        self.waits_for.is_none() && !self.broker.is_outbox_full()
     }
 
     fn take_mail(&mut self) -> Result<(), End> {
@@ -379,10 +397,7 @@ impl Connection {
     }
 
     fn take_packets(&mut self) -> Result<(), End> {
-        if !self.broker.has_capacity(&self.life) {
-            return Ok(());
-        }
-        while self.wants_packets() {
+        while self.wants_packets() && self.has_capacity() {
             if self.mailbox.is_closing() {
                 return Ok(());
             }

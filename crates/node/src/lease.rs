@@ -2,7 +2,8 @@
 //! what they listed (DESIGN section 6).
 //!
 //! Counted from the sending of each heartbeat, so that the lease ends here before a majority may
-//! believe that it has ended.
+//! believe that it has ended. A node that was stopped for a while (SIGSTOP, a stalled host) must hear
+//! a majority again before it does anything: its clients may have gone on elsewhere meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -55,6 +56,8 @@ pub(crate) struct Lease {
     quorum_lost_after: Duration,
     /// Answers needed besides our own.
     answers_needed: usize,
+    /// When the lease was last looked at, milliseconds of `clock::now`. Long ago: the node slept.
+    looked_at_ms: AtomicU64,
     /// End of the lease, milliseconds of `clock::now`; `u64::MAX` for a cluster of one.
     until_ms: AtomicU64,
     peers: Mutex<BTreeMap<NodeId, PeerAnswers>>,
@@ -70,6 +73,10 @@ struct PeerAnswers {
     waiting: Option<(Duration, Seen)>,
 }
 
+/// A pause of this part of the lease makes the answers from before it worthless: long enough not to
+/// happen on a busy machine, short enough to notice a pause in which clients could move.
+const SLEPT_FRACTION: u32 = 4;
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -81,6 +88,7 @@ impl Lease {
             duration,
             quorum_lost_after,
             answers_needed: members / 2,
+            looked_at_ms: AtomicU64::new(0),
             until_ms: AtomicU64::new(0),
             peers: Mutex::new(BTreeMap::new()),
             state: watch::Sender::new(LeaseState::Lost),
@@ -94,7 +102,14 @@ impl Lease {
 
     /// The node may serve at this instant.
     pub(crate) fn is_held(&self) -> bool {
-        millis(clock::now()) < self.until_ms.load(Ordering::Acquire)
+        let now = millis(clock::now());
+        now < self.until_ms.load(Ordering::Acquire) && !self.slept(now)
+    }
+
+    /// The task that looks at the lease has not run for longer than a busy machine explains.
+    fn slept(&self, now_ms: u64) -> bool {
+        let looked_at = self.looked_at_ms.load(Ordering::Acquire);
+        now_ms.saturating_sub(looked_at) > millis(self.duration / SLEPT_FRACTION)
     }
 
     /// Changes of the state, for those who must act on them.
@@ -124,6 +139,11 @@ impl Lease {
     /// Renews the lease from what has been answered; `seen` is what this node has applied by now.
     /// `ready`: this life has caught up and may serve at all.
     pub(crate) fn renew(&self, seen: &Seen, ready: bool) {
+        let now = clock::now();
+        if self.slept(millis(now)) {
+            self.peers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+        self.looked_at_ms.store(millis(now), Ordering::Release);
         let until = if ready { self.end(seen) } else { 0 };
         self.until_ms.store(until, Ordering::Release);
         self.publish();
@@ -193,6 +213,7 @@ mod tests {
     #[test]
     fn an_answer_counts_only_once_what_it_lists_is_applied() {
         let lease = lease();
+        lease.renew(&seen(5), true);
         lease.answered(NodeId(2), clock::now(), seen(6), &seen(5));
         lease.renew(&seen(5), true);
         assert!(!lease.is_held());
@@ -204,10 +225,28 @@ mod tests {
     #[test]
     fn a_late_answer_gives_no_lease() {
         let lease = Lease::new(3, Duration::from_millis(1), Duration::from_secs(3));
+        lease.renew(&seen(0), true);
         let long_ago = clock::now().saturating_sub(Duration::from_millis(5));
         lease.answered(NodeId(2), long_ago, seen(0), &seen(0));
         lease.renew(&seen(0), true);
         assert!(!lease.is_held());
+    }
+
+    #[test]
+    fn a_node_that_slept_must_be_answered_again() {
+        let lease = Lease::new(3, Duration::from_millis(400), Duration::from_secs(3));
+        lease.renew(&seen(0), true);
+        lease.answered(NodeId(2), clock::now(), seen(0), &seen(0));
+        lease.renew(&seen(0), true);
+        assert!(lease.is_held());
+        let asleep = millis(clock::now()).saturating_sub(101);
+        lease.looked_at_ms.store(asleep, Ordering::Release);
+        assert!(!lease.is_held());
+        lease.renew(&seen(0), true);
+        assert!(!lease.is_held());
+        lease.answered(NodeId(2), clock::now(), seen(0), &seen(0));
+        lease.renew(&seen(0), true);
+        assert!(lease.is_held());
     }
 
     #[test]

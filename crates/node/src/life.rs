@@ -25,6 +25,15 @@ pub(crate) struct LifeId {
     pub(crate) incarnation: Incarnation,
 }
 
+/// Where a connection's commands and messages queue up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// The stream of commands to a shard.
+    Shard(ShardId),
+    /// The live stream to a peer.
+    Peer(NodeId),
+}
+
 /// One life of this node.
 #[derive(Debug)]
 pub(crate) struct Life {
@@ -96,24 +105,37 @@ impl Life {
         });
     }
 
+    /// Every shard.
+    pub(crate) fn shards(&self) -> impl Iterator<Item = ShardId> {
+        (0..).map(ShardId).take(self.proposers.len())
+    }
+
     /// The stream of commands to a shard.
     pub(crate) fn proposer(&self, shard: ShardId) -> Option<&Arc<Proposer<CommandWaiter>>> {
         self.proposers.get(usize::from(shard.0))
     }
 
-    /// No queue to a shard or peer is beyond its bound.
-    pub(crate) fn has_capacity(&self) -> bool {
-        self.proposers.iter().all(|proposer| !proposer.is_full())
-            && self.links.values().all(|link| !link.is_full())
+    /// More waits for a shard or peer than the bound of its queue.
+    pub(crate) fn is_full(&self, destination: Destination) -> bool {
+        match destination {
+            Destination::Shard(shard) => self.proposer(shard).is_some_and(|queue| queue.is_full()),
+            Destination::Peer(peer) => self.links.get(&peer).is_some_and(|queue| queue.is_full()),
+        }
     }
 
-    /// Waits until every queue to a shard or peer is below its bound.
-    pub(crate) async fn capacity(&self) {
-        for proposer in &self.proposers {
-            proposer.ready().await;
-        }
-        for link in self.links.values() {
-            link.ready().await;
+    /// Waits until the queue to a shard or peer is below its bound.
+    pub(crate) async fn ready(&self, destination: Destination) {
+        match destination {
+            Destination::Shard(shard) => {
+                if let Some(proposer) = self.proposer(shard) {
+                    proposer.ready().await;
+                }
+            }
+            Destination::Peer(peer) => {
+                if let Some(link) = self.links.get(&peer) {
+                    link.ready().await;
+                }
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use session::{Input, Output};
 use crate::clock;
 use crate::config::Config;
 use crate::connection::{Connection, End};
+use crate::life::Destination;
 use crate::count;
 use crate::proto::LivePublish;
 use crate::proto::live_item::Kind as ItemKind;
@@ -160,7 +161,6 @@ impl Connection {
         let mut matched_here = false;
         let mut encoded = None;
         for node in nodes {
-            self.client.fence_node(&self.life, *node);
             if *node == self.broker.node {
                 matched_here = self.deliver_here(message);
                 continue;
@@ -182,6 +182,7 @@ impl Connection {
                 LiveWaiter::new(self.mailbox.clone(), tag)
             });
             link.send(ItemKind::Publish(publish), bytes, waiter);
+            self.waits_for = link.is_full().then_some(Destination::Peer(*node)).or(self.waits_for);
         }
         self.outstanding = self.outstanding.saturating_add(u64::from(remote));
         (remote, matched_here)
@@ -207,9 +208,6 @@ impl Connection {
             .iter()
             .filter_map(|node| Some((*node, self.life.incarnation_of(*node)?)))
             .collect();
-        for (node, _) in &nodes {
-            self.client.fence_node(&self.life, *node);
-        }
         let matched = !shards.is_empty() || !nodes.is_empty();
         let command = Command::ReceiveExactlyOnce {
             client_id: self.client.client_id.clone(),
