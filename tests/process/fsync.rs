@@ -296,10 +296,6 @@ async fn nothing_acknowledged_is_lost_when_all_nodes_lose_what_they_did_not_sync
         cluster
             .history()
             .note(format!("bytes discarded on each node: {discarded:?}"));
-        assert!(
-            discarded.iter().all(|bytes| *bytes > 0),
-            "the discard took nothing: {discarded:?}"
-        );
         cluster.restart_all().await;
     }
     load.progress(1).await;

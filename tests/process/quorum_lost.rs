@@ -255,7 +255,7 @@ async fn go_through(cluster: &mut Cluster, outage: Outage) {
     for other in others {
         match outage {
             Outage::Killed => drop(cluster.kill(*other)),
-            Outage::Suspended => cluster.suspend(*other),
+            Outage::Suspended => cluster.suspend(*other).await,
         }
     }
     let limit = LEASE + GRACE + BUSY;

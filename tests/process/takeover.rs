@@ -357,7 +357,7 @@ async fn sleep_and_wake(cluster: &mut Cluster, home: NodeId, shards: &[u16], dur
         }
     }
 
-    cluster.suspend(home);
+    cluster.suspend(home).await;
     let suspended = Instant::now();
     let mut older = Vec::new();
     for sleeper in &mut sleepers {

@@ -233,11 +233,17 @@ impl Cluster {
         self.wait_ready().await;
     }
 
-    /// SIGSTOP: the process neither reads nor answers nor dies.
-    pub fn suspend(&mut self, id: NodeId) {
+    /// SIGSTOP: from here on the process neither reads nor answers nor dies.
+    ///
+    /// # Panics
+    /// When it does not stop.
+    pub async fn suspend(&mut self, id: NodeId) {
+        let node = self.node_mut(id);
+        node.suspended = true;
+        if let Some(process) = &mut node.process {
+            process.suspend().await;
+        }
         self.history.note(format!("SIGSTOP node {id}"));
-        self.signal(id, Signal::STOP);
-        self.node_mut(id).suspended = true;
     }
 
     /// SIGCONT.

@@ -6,7 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::wait::wait_until;
 use rustix::process::{Pid, Signal, kill_process};
+
+/// Until all threads of a process obey SIGSTOP.
+const STOPPED_WITHIN: Duration = Duration::from_secs(5);
+/// Characters of one log line that are shown.
+const LINE_CHARS_MAX: usize = 300;
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -75,6 +81,21 @@ impl Process {
         }
     }
 
+    /// SIGSTOP; returns when every thread has stopped: the signal alone only asks for it.
+    ///
+    /// # Panics
+    /// When they do not stop.
+    pub async fn suspend(&mut self) {
+        self.signal(Signal::STOP);
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.child.id()));
+        wait_until("all threads are stopped", STOPPED_WITHIN, async || {
+            fs::read_dir(&tasks).is_ok_and(|mut tasks| {
+                tasks.all(|task| task.is_ok_and(|task| is_stopped(&task.path())))
+            })
+        })
+        .await;
+    }
+
     /// How it ended, if it did.
     pub fn exit_status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
@@ -107,14 +128,25 @@ impl Drop for Process {
     }
 }
 
-/// The last `lines_max` lines of a text file.
+/// Whether the state in `/proc/PID/task/TID/stat`, which follows the name in parentheses, is T.
+fn is_stopped(task: &Path) -> bool {
+    let stat = fs::read_to_string(task.join("stat")).unwrap_or_default();
+    stat.rsplit_once(')')
+        .is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+}
+
+/// The last `lines_max` lines of a text file, long lines cut.
 #[must_use]
 pub fn tail(path: &Path, lines_max: usize) -> String {
     let text = fs::read(path)
         .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
         .unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(lines_max)..].join("\n")
+    let last = &lines[lines.len().saturating_sub(lines_max)..];
+    let cut = last
+        .iter()
+        .map(|line| line.chars().take(LINE_CHARS_MAX).collect::<String>());
+    cut.collect::<Vec<_>>().join("\n")
 }
 
 fn append_to(path: &Path) -> File {
@@ -170,6 +202,22 @@ mod tests {
         assert!(entry.exists());
         drop(process);
         assert!(!entry.exists());
+    }
+
+    #[tokio::test]
+    async fn a_suspended_process_stands_still() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let script = "while :; do echo again; sleep 0.01; done";
+        let mut process = shell(script, directory.path());
+        let lines = |process: &Process| process.log_tail(usize::MAX).lines().count();
+        let limit = Duration::from_secs(10);
+        wait_until("a line", limit, async || lines(&process) > 0).await;
+        process.suspend().await;
+        let before = lines(&process);
+        crate::wait::let_pass(Duration::from_millis(200)).await;
+        assert_eq!(lines(&process), before);
+        process.signal(Signal::CONT);
+        wait_until("more lines", limit, async || lines(&process) > before).await;
     }
 
     #[tokio::test]
