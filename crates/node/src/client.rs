@@ -6,6 +6,8 @@ use std::sync::Arc;
 use codec::{ClientId, ProtocolVersion};
 use raft_store::{Command, Epoch, Holder, ShardId};
 
+use tokio::time::sleep;
+
 use crate::broker::Broker;
 use crate::life::Life;
 use crate::proto::NodeFence;
@@ -57,31 +59,29 @@ impl Client {
     pub(crate) fn put_up_fences(&self, life: &Life) {
         let fence = Command::Fence { client_id: self.client_id.clone(), epoch: self.epoch };
         life.registry.fence(self.client_id.clone(), self.epoch);
-        self.tell_everybody(life, &fence, &ItemKind::Fence(self.node_fence()));
+        let item = ItemKind::Fence(node_fence(&self.client_id, self.epoch));
+        tell_everybody(life, self.shard, &fence, &item);
     }
 
-    /// Every former connection is recorded closed: nothing of theirs is under way.
-    pub(crate) fn end_fences(&mut self, life: &Life) {
+    /// Every former connection is recorded closed: the fences go, some time later. A former
+    /// connection may be recorded closed because its node was declared down, which the other shards
+    /// and nodes learn a moment after the client's own shard; until then only the fence keeps it out.
+    pub(crate) fn end_fences(&mut self, broker: &Broker, life: &Arc<Life>) {
         if !std::mem::take(&mut self.fenced) {
             return;
         }
-        let end = Command::FenceEnd { client_id: self.client_id.clone(), epoch: self.epoch };
-        life.registry.fence_end(&self.client_id, self.epoch);
-        self.tell_everybody(life, &end, &ItemKind::FenceEnd(self.node_fence()));
-    }
-
-    fn tell_everybody(&self, life: &Life, command: &Command, item: &ItemKind) {
-        // The own shard knows the epoch itself.
-        for shard in life.shards().filter(|shard| *shard != self.shard) {
-            life.propose(shard, command, CommandWaiter::None);
-        }
-        for link in life.links.values() {
-            link.send(item.clone(), self.client_id.as_str().len(), None);
-        }
-    }
-
-    fn node_fence(&self) -> NodeFence {
-        NodeFence { client_id: self.client_id.as_str().to_owned(), epoch: self.epoch.0 }
+        let linger = broker.config.cluster.node_down_after;
+        let fence = FenceEnd {
+            client_id: self.client_id.clone(),
+            epoch: self.epoch,
+            shard: self.shard,
+        };
+        let (ended, life) = (life.ended.clone(), Arc::clone(life));
+        life.clone().tasks.spawn(async move {
+            if ended.run_until_cancelled(sleep(linger)).await.is_some() {
+                fence.send(&life);
+            }
+        });
     }
 
     /// Records the connection closed. Everything that it sent must have been answered.
@@ -100,3 +100,37 @@ impl Client {
         life.propose(self.shard, &command, CommandWaiter::None);
     }
 }
+
+/// The end of one connection's fences.
+#[derive(Debug)]
+struct FenceEnd {
+    client_id: ClientId,
+    epoch: Epoch,
+    shard: ShardId,
+}
+
+impl FenceEnd {
+    fn send(self, life: &Life) {
+        let Self { client_id, epoch, shard } = self;
+        life.registry.fence_end(&client_id, epoch);
+        let item = ItemKind::FenceEnd(node_fence(&client_id, epoch));
+        tell_everybody(life, shard, &Command::FenceEnd { client_id, epoch }, &item);
+    }
+}
+
+/// To every shard but the client's own, which knows the epoch itself, and to every peer.
+fn tell_everybody(life: &Life, own: ShardId, command: &Command, item: &ItemKind) {
+    for shard in life.shards().filter(|shard| *shard != own) {
+        life.propose(shard, command, CommandWaiter::None);
+    }
+    for link in life.links.values() {
+        link.send(item.clone(), FENCE_BYTES, None);
+    }
+}
+
+fn node_fence(client_id: &ClientId, epoch: Epoch) -> NodeFence {
+    NodeFence { client_id: client_id.as_str().to_owned(), epoch: epoch.0 }
+}
+
+/// What a fence counts for in a peer's queue.
+const FENCE_BYTES: usize = 64;

@@ -325,6 +325,8 @@ impl Connection {
         self.mailbox.take(&mut mail);
         let mut result = Ok(());
         for piece in mail.drain(..) {
+            // Counted also after the end: `drain` waits for the rest.
+            self.outstanding = self.outstanding.saturating_sub(piece.answers());
             if result.is_ok() {
                 result = self.on_mail(piece);
             }
@@ -335,12 +337,8 @@ impl Connection {
 
     fn on_mail(&mut self, mail: Mail) -> Result<(), End> {
         match mail {
-            Mail::Answer { tag, index, response } => {
-                self.outstanding = self.outstanding.saturating_sub(1);
-                self.on_answer(tag, index, &response)
-            }
+            Mail::Answer { tag, index, response } => self.on_answer(tag, index, &response),
             Mail::Received { tag } => {
-                self.outstanding = self.outstanding.saturating_sub(1);
                 self.publishes.received(tag);
                 Ok(())
             }
@@ -362,7 +360,7 @@ impl Connection {
             }
             Mail::Live(delivery) => self.on_live(delivery),
             Mail::FormersClosed => {
-                self.client.end_fences(&self.life);
+                self.client.end_fences(&self.broker, &self.life);
                 Ok(())
             }
             Mail::Close(reason) => Err(closed_by(reason)),
@@ -511,9 +509,7 @@ pub(crate) async fn drain(mailbox: &Mailbox, mut outstanding: u64) {
     loop {
         mailbox.take(&mut mail);
         for piece in mail.drain(..) {
-            if matches!(piece, Mail::Answer { .. } | Mail::Received { .. }) {
-                outstanding = outstanding.saturating_sub(1);
-            }
+            outstanding = outstanding.saturating_sub(piece.answers());
         }
         if outstanding == 0 {
             return;

@@ -4,6 +4,7 @@
 //! the others drop them. Called in log order, once per entry, on the thread that applies: nothing
 //! here waits.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -24,6 +25,8 @@ pub(crate) struct Dispatch {
     life: RwLock<Option<Arc<Life>>>,
     /// A life of some node began or ended.
     pub(crate) lives_changed: Notify,
+    /// Per node: the newest life that was declared over.
+    over: RwLock<BTreeMap<NodeId, Incarnation>>,
     /// Per shard: newest outbox item taken by the current life.
     outbox_taken: Vec<AtomicU64>,
 }
@@ -35,6 +38,7 @@ impl Dispatch {
             routes: RouteMap::new(shards),
             life: RwLock::new(None),
             lives_changed: Notify::new(),
+            over: RwLock::new(BTreeMap::new()),
             outbox_taken: (0..shards).map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -50,6 +54,12 @@ impl Dispatch {
             taken.store(0, Ordering::Release);
         }
         *self.life.write().unwrap_or_else(PoisonError::into_inner) = life;
+    }
+
+    /// That life was declared over while this process ran: nothing that it sends counts any more.
+    pub(crate) fn is_over(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        let over = self.over.read().unwrap_or_else(PoisonError::into_inner);
+        over.get(&node).is_some_and(|over| *over >= incarnation)
     }
 
     /// Newest outbox item of a shard that the current life has taken.
@@ -136,6 +146,11 @@ impl Dispatch {
             return;
         }
         tracing::info!(peer = %node, incarnation = %ended, "node down");
+        {
+            let mut over = self.over.write().unwrap_or_else(PoisonError::into_inner);
+            let newest = over.entry(node).or_insert(ended);
+            *newest = (*newest).max(ended);
+        }
         self.routes.life_ended(node, ended);
         if let Some(life) = life {
             if node == self.node && life.id.incarnation <= ended {

@@ -64,6 +64,22 @@ pub(crate) enum Mail {
     Close(CloseReason),
 }
 
+impl Mail {
+    /// How many of the things that the connection waits for this answers.
+    pub(crate) fn answers(&self) -> u64 {
+        match self {
+            Self::Answer { .. } | Self::Received { .. } => 1,
+            Self::Visible { .. }
+            | Self::Resumed { .. }
+            | Self::Send { .. }
+            | Self::SendPubrel { .. }
+            | Self::Live(_)
+            | Self::FormersClosed
+            | Self::Close(_) => 0,
+        }
+    }
+}
+
 /// How much live mail may wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LiveLimits {

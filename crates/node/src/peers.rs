@@ -282,6 +282,9 @@ impl LiveReceiver {
     }
 
     fn take(&self, item: LiveItem) -> Result<(), Status> {
+        if self.broker.dispatch.is_over(self.peer, self.from) {
+            return Err(Status::failed_precondition("this life was declared over"));
+        }
         let lives = (self.from, self.life.id.incarnation);
         let Some(kind) = item.kind else { return Err(Status::invalid_argument("empty item")) };
         self.received.take(self.peer, lives, item.sequence, || self.take_kind(kind))

@@ -13,7 +13,6 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -92,7 +91,7 @@ impl Server {
                 .add_service(RaftService::new(Arc::clone(&broker.shards)))
                 .add_service(ProposalService::server(Arc::clone(&broker.shards)))
                 .add_service(PeerService::server(Arc::clone(broker)))
-                .serve_with_incoming(TcpListenerStream::new(socket));
+                .serve_with_incoming(raft_store::incoming(socket));
             self.tasks.spawn(async move {
                 if let Err(error) = server.await {
                     tracing::error!(%error, "the cluster port stopped");

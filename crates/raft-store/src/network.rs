@@ -203,8 +203,14 @@ fn incoming(
         let answer = match next_answer(&mut answers, &flow).await {
             Next::Answer(answer) => answer,
             Next::End => return None,
-            Next::Overdue => return Some((Err(peer.unreachable("an append is overdue")), None)),
-            Next::Failed(status) => return Some((Err(peer.failed(&status)), None)),
+            Next::Overdue => {
+                let failed = Err(peer.unreachable("an append is overdue"));
+                return Some((pause_after_failure(failed).await, None));
+            }
+            Next::Failed(status) => {
+                let failed = Err(peer.failed(&status));
+                return Some((pause_after_failure(failed).await, None));
+            }
         };
         flow.answered();
         let answer = append_result(answer).map_err(|error| peer.malformed(&error));
@@ -212,6 +218,15 @@ fn incoming(
         let state = matches!(answer, Ok(Ok(_))).then_some((peer, answers, flow));
         Some((answer, state))
     })
+}
+
+/// Openraft opens the next stream at once after a failure: its back-off applies to requests that are
+/// taken from the input, and a stream that cannot be opened takes none.
+async fn pause_after_failure<T>(result: Result<T, RpcError>) -> Result<T, RpcError> {
+    if result.is_err() {
+        tokio::time::sleep(RECONNECT_AFTER).await;
+    }
+    result
 }
 
 enum Next {
@@ -306,10 +321,8 @@ impl RaftNetworkV2<TypeConfig> for Network {
             // `option` holds a heartbeat's limit, which means nothing to a stream that stays open.
             Appends::Streamed => {
                 let network: &'s Self = self;
-                network
-                    .open_append_stream(input)
-                    .map(|opened| opened.map(|answers| answers as BoxStream<'s, _>))
-                    .boxed()
+                let opened = network.open_append_stream(input).then(pause_after_failure);
+                opened.map(|opened| opened.map(|answers| answers as BoxStream<'s, _>)).boxed()
             }
         }
     }
