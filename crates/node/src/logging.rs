@@ -1,7 +1,8 @@
 //! Turns `log.*` into a `tracing` subscriber.
 //!
 //! Operators know one name, `holdfast`; our crates have several. A level without a target is meant
-//! for us: libraries stay at `warn`, since openraft alone writes dozens of lines a second at `info`.
+//! for us: libraries stay at `warn`, and openraft at `error`, since it writes dozens of lines a second
+//! at `warn` for as long as one peer is away.
 
 use std::io::{self, IsTerminal as _};
 
@@ -28,7 +29,9 @@ const OUR_CRATES: [&str; 6] = [
 /// `holdfast` stands for all our crates, `holdfast::raft` for the shards, `holdfast::NAME` for a
 /// module of the node; any other target is the path of a library. `None`: not understood.
 pub fn filter(text: &str) -> Option<Targets> {
-    let mut filter = Targets::new().with_default(LevelFilter::WARN);
+    let mut filter = Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target("openraft", LevelFilter::ERROR);
     let mut directives = 0;
     for directive in text
         .split(',')
@@ -42,6 +45,7 @@ pub fn filter(text: &str) -> Option<Targets> {
                 let ours = OUR_CRATES.iter().map(|target| (*target, level));
                 filter
                     .with_default(level.min(LevelFilter::WARN))
+                    .with_target("openraft", level.min(LevelFilter::ERROR))
                     .with_targets(ours)
             }
             Some((target, level)) => {
@@ -112,14 +116,16 @@ mod tests {
         let filter = filter("debug").unwrap();
         assert!(filter.would_enable("raft_store::shard", &Level::DEBUG));
         assert!(!filter.would_enable("raft_store::shard", &Level::TRACE));
-        assert!(!filter.would_enable("openraft::core", &Level::INFO));
-        assert!(filter.would_enable("openraft::core", &Level::WARN));
+        assert!(!filter.would_enable("h2::codec", &Level::INFO));
+        assert!(filter.would_enable("h2::codec", &Level::WARN));
+        assert!(!filter.would_enable("openraft::core", &Level::WARN));
+        assert!(filter.would_enable("openraft::core", &Level::ERROR));
     }
 
     #[test]
     fn a_quieter_level_quietens_libraries_too() {
         let filter = filter("error").unwrap();
-        assert!(!filter.would_enable("openraft::core", &Level::WARN));
+        assert!(!filter.would_enable("h2::codec", &Level::WARN));
     }
 
     #[test]
