@@ -186,7 +186,7 @@ mod tests {
     async fn a_process_writes_its_log_and_is_killed() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut process = shell("echo $GREETING; exec sleep 1000", directory.path());
-        crate::wait_until("the greeting", Duration::from_secs(10), async || {
+        wait_until("the greeting", Duration::from_secs(10), async || {
             process.log_tail(1) == "hello"
         })
         .await;
