@@ -75,7 +75,7 @@ pub use forward::{Forwarder, ProposalService, peer_channel};
 pub use ids::{ConnectionId, Epoch, Holder, Incarnation, NodeId, ShardId};
 pub use machine::{Applied, DueSession, Machine, StateError};
 pub use proposer::{Proposer, ProposerCore, Waiter};
-pub use service::{RaftService, server_builder};
+pub use service::{RaftService, incoming, server_builder};
 pub use shard::Shard;
 pub use shards::{Shards, StorageHealth, StoreConfig};
 pub use state::{StateKey, StateRecord};

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::{FutureExt, Stream, StreamExt, stream};
 use openraft::errors::{Fatal, RaftError};
@@ -13,8 +14,10 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult,
     TransferLeaderError, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
+use tokio::net::TcpListener;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::connections::{
@@ -44,6 +47,11 @@ pub struct RaftService {
 /// Refusals are logged once for this many senders; a stranger cannot fill memory with names.
 const REFUSED_MAX: usize = 64;
 
+/// Streams per connection: one per shard, and the calls besides.
+const STREAMS_MAX: u32 = 8192;
+/// Connections of senders that are gone are closed after twice this time. Nothing waits for that.
+const SENDER_PING_EVERY: Duration = Duration::from_secs(10);
+
 impl RaftService {
     /// The service for these shards, ready to be added to a tonic server, best to one from
     /// [`server_builder`].
@@ -68,7 +76,10 @@ impl RaftService {
         let (cluster, from, to) = (value(CLUSTER_KEY), value(FROM_KEY), value(TO_KEY));
         let (own_cluster, own_node) = (self.shards.cluster_name(), self.shards.node());
         if cluster == own_cluster && to == own_node.to_string() {
-            return Ok(());
+            return match self.shards.is_stopping() {
+                true => Err(Status::unavailable("this node is stopping")),
+                false => Ok(()),
+            };
         }
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         if refused.len() < REFUSED_MAX && refused.insert(format!("{cluster}/{from}/{to}")) {
@@ -93,6 +104,19 @@ pub fn server_builder() -> Server {
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        // One append stream per shard shares a connection; hyper's default of 200 would stop the rest.
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(SENDER_PING_EVERY))
+        .http2_keepalive_timeout(Some(SENDER_PING_EVERY))
+}
+
+/// The connections of a listening socket, for a server from [`server_builder`].
+///
+/// tonic sets no option on sockets that it did not open: without this, small messages wait up to 40 ms
+/// for the delayed acknowledgement of the ones before.
+#[must_use]
+pub fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 fn malformed(error: EntryError) -> Status {
@@ -356,7 +380,6 @@ fn transfer_answer(
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::time::Duration;
 
     use tonic::Code;
 

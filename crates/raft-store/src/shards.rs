@@ -194,6 +194,11 @@ impl Shards {
         &self.config.cluster_name
     }
 
+    /// Whether [`Self::shutdown`] was called: peers are told at once.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
     /// Whether the storage works, and how long the fsync under way has taken.
     #[must_use]
     pub fn storage_health(&self) -> StorageHealth {

@@ -267,3 +267,154 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use openraft::StorageError;
+    use openraft::storage::{IOFlushed, RaftLogStorage};
+    use openraft::testing::log::{StoreBuilder, Suite};
+    use openraft::type_config::TypeConfigExt;
+    use openraft::vote::RaftLeaderId;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::db::{self, Budget, Owner};
+    use crate::ids::NodeId;
+    use crate::log_writer::{LogWriter, LogWriterThread};
+    use crate::type_config::LeaderId;
+
+    const SHARD: ShardId = ShardId(0);
+
+    struct Storage {
+        state: Arc<StateDb>,
+        log: LogStore,
+        writer: LogWriter,
+        thread: Option<LogWriterThread>,
+        folder: Option<TempDir>,
+    }
+
+    impl Drop for Storage {
+        fn drop(&mut self) {
+            tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(self.writer.stop());
+                self.thread.take().unwrap().join();
+            });
+            drop(self.folder.take());
+        }
+    }
+
+    fn open(folder: &Path) -> Storage {
+        let owner = Owner {
+            cluster: "test".to_owned(),
+            node: NodeId(1),
+            shards: 1,
+        };
+        let (log, state) = db::open(folder, Budget::new(1 << 20), &owner).unwrap();
+        let log = Arc::new(log);
+        let (writer, thread) = LogWriter::start(Arc::clone(&log)).unwrap();
+        let log = LogStore::open(SHARD, log, writer.clone()).unwrap();
+        Storage {
+            state: Arc::new(state),
+            log,
+            writer,
+            thread: Some(thread),
+            folder: None,
+        }
+    }
+
+    fn replica(storage: &Storage) -> Result<Replica, StoreError> {
+        let on_applied: OnApplied = Arc::new(|_, _, _| {});
+        Replica::load(
+            SHARD,
+            Arc::clone(&storage.state),
+            storage.log.clone(),
+            on_applied,
+        )
+    }
+
+    fn blank(index: u64) -> Entry {
+        let log_id = LogId {
+            leader_id: LeaderId::new(1, 1),
+            index,
+        };
+        Entry {
+            log_id,
+            payload: EntryPayload::Blank,
+        }
+    }
+
+    struct Builder;
+
+    impl StoreBuilder<TypeConfig, LogStore, StateMachine, Storage> for Builder {
+        async fn build(
+            &self,
+        ) -> Result<(Storage, LogStore, StateMachine), StorageError<TypeConfig>> {
+            let folder = tempfile::tempdir().unwrap();
+            let mut storage = open(folder.path());
+            storage.folder = Some(folder);
+            let machine = StateMachine(Arc::new(replica(&storage).unwrap()));
+            let log = storage.log.clone();
+            Ok((storage, log, machine))
+        }
+    }
+
+    /// The cases of openraft's suite that are about a state machine without snapshots.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn openrafts_state_machine_cases_pass() {
+        type Cases = Suite<TypeConfig, LogStore, StateMachine, Builder, Storage>;
+        macro_rules! check {
+            ($($case:ident)*) => {$(
+                let (_storage, log, machine) = Builder.build().await.unwrap();
+                Cases::$case(log, machine).await.unwrap();
+            )*};
+        }
+        check! {
+            last_membership_in_log
+            get_membership_initial
+            get_membership_from_log_and_empty_sm
+            get_membership_from_empty_log_and_sm
+            get_membership_from_log_le_sm_last_applied
+            get_membership_from_log_gt_sm_last_applied_1
+            get_membership_from_log_gt_sm_last_applied_2
+            get_initial_state_without_init
+            last_applied_state
+            apply_single
+            apply_multiple
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_save_reaches_no_further_than_the_durable_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut storage = open(folder.path());
+        let replica = replica(&storage).unwrap();
+        replica.apply(blank(0));
+        replica.save();
+        assert_eq!(storage.state.applied(SHARD).unwrap(), None);
+
+        let (told, waiter) = TypeConfig::oneshot();
+        storage
+            .log
+            .append([blank(0)], IOFlushed::signal(told))
+            .await
+            .unwrap();
+        waiter.await.unwrap().unwrap();
+        replica.save();
+        let (applied, _) = storage.state.applied(SHARD).unwrap().unwrap();
+        assert_eq!(applied.index, 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn tables_that_are_ahead_of_the_log_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = open(folder.path());
+        let record = encode_applied(&blank(5).log_id, &StoredMembership::default());
+        storage.state.save(SHARD, &record, Vec::new()).unwrap();
+        assert!(matches!(
+            replica(&storage),
+            Err(StoreError::LostEntry { index: 0, .. })
+        ));
+    }
+}

@@ -16,7 +16,6 @@ use raft_store::{
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio_stream::wrappers::TcpListenerStream;
 
 /// Long enough for any election on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -249,7 +248,7 @@ impl Node {
         let listener = listener.into_std().unwrap();
         let server = Runtime::new().unwrap();
         server.spawn(async move {
-            let incoming = TcpListenerStream::new(TcpListener::from_std(listener).unwrap());
+            let incoming = raft_store::incoming(TcpListener::from_std(listener).unwrap());
             router.serve_with_incoming(incoming).await.unwrap();
         });
         self.server = Some(server);
