@@ -230,7 +230,7 @@ fn store(error: StoreError) -> StartError {
     StartError::failed("storage", error)
 }
 
-/// Keeps readiness up to date (OPERATIONS section 6).
+/// Keeps readiness up to date: confirmed leaders and the lease.
 async fn watch_health(broker: Arc<Broker>) {
     let mut tick = interval(HEALTH_PERIOD);
     let confirmed_within = 2 * broker.config.cluster.election_timeout.1;

@@ -1,4 +1,4 @@
-//! One node of a cluster: its process, ports, files and configuration (OPERATIONS section 2).
+//! One node of a cluster: its process, ports, files and configuration.
 
 use std::path::{Path, PathBuf};
 
