@@ -19,12 +19,13 @@ use crate::broker::Broker;
 use crate::client::{Client, Origin};
 use crate::clock;
 use crate::config;
-use crate::connection::{Connection, Wire};
+use crate::connection::Connection;
 use crate::life::Life;
 use crate::mailbox::{LiveLimits, Mailbox};
 use crate::count;
 use crate::session_place::{HostedSession, SessionPlace};
 use crate::waiter::CommandWaiter;
+use crate::wire::Wire;
 
 /// How long a client may take to send CONNECT (section 3.1.4), and the shard to answer it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

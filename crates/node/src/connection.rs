@@ -12,17 +12,15 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use codec::{Decoder, Disconnect, Packet, ProtocolVersion, ReasonCode, TopicName, encode};
-use raft_store::{Acknowledgement, CloseReason, Command, Refusal, Response, ShardId};
+use codec::{Disconnect, Packet, ProtocolVersion, ReasonCode, TopicName};
+use raft_store::{Acknowledgement, Command, Refusal, Response, ShardId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use crate::broker::Broker;
 use crate::client::Client;
+use crate::end::End;
 use crate::lease::LeaseState;
 use crate::life::{Destination, Life};
 use crate::mailbox::{Mail, Mailbox};
@@ -31,60 +29,12 @@ use crate::publish::PendingPublishes;
 use crate::session_place::SessionPlace;
 use crate::subscribe::PendingSubscriptions;
 use crate::waiter::CommandWaiter;
+use crate::wire::Wire;
 
 /// Bytes waiting for the socket beyond which the connection takes neither mail nor packets.
 const OUT_BYTES_HIGH: usize = 256 * 1024;
-/// How long a last packet may take to reach the socket before it is closed.
-const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 /// Far enough for "no deadline".
 const NO_DEADLINE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-
-/// The socket with its buffers.
-#[derive(Debug)]
-pub(crate) struct Wire {
-    reader: OwnedReadHalf,
-    writer: OwnedWriteHalf,
-    input: BytesMut,
-    /// What waits for the socket.
-    pub(crate) output: BytesMut,
-    /// Bytes to packets.
-    pub(crate) decoder: Decoder,
-}
-
-/// Why a connection ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// The client closed it, or the network did.
-    ClientGone,
-    /// The client sent DISCONNECT.
-    Disconnected {
-        /// Overrides CONNECT's interval.
-        session_expiry_interval_s: Option<u32>,
-    },
-    /// The broker closes it, telling a v5 client why.
-    Closed {
-        /// What a v5 client is told.
-        reason_code: ReasonCode,
-        /// What the log and the metric say.
-        cause: &'static str,
-        /// The rule broken, if one was.
-        rule: Option<String>,
-    },
-    /// This life of the node is over; nothing can be recorded under it any more.
-    LifeOver,
-}
-
-impl End {
-    /// The broker closes the connection.
-    pub(crate) fn closed(reason_code: ReasonCode, cause: &'static str) -> Self {
-        Self::Closed { reason_code, cause, rule: None }
-    }
-
-    /// The client broke a rule.
-    pub(crate) fn violation(reason_code: ReasonCode, rule: impl Into<String>) -> Self {
-        Self::Closed { reason_code, cause: "protocol", rule: Some(rule.into()) }
-    }
-}
 
 /// One client's open connection.
 #[derive(Debug)]
@@ -114,46 +64,6 @@ pub(crate) struct Connection {
     pub(crate) discarded: VecDeque<Acknowledgement>,
     last_packet: Instant,
     mail: VecDeque<Mail>,
-}
-
-impl Wire {
-    pub(crate) fn new(stream: TcpStream, decoder: Decoder) -> Self {
-        let (reader, writer) = stream.into_split();
-        Self { reader, writer, input: BytesMut::new(), output: BytesMut::new(), decoder }
-    }
-
-    /// Appends a packet to what waits for the socket.
-    pub(crate) fn send(&mut self, packet: &Packet, version: ProtocolVersion) {
-        if let Err(error) = encode(packet, version, &mut self.output) {
-            tracing::error!(%error, packet = ?packet.packet_type(), "packet not encoded");
-        }
-    }
-
-    /// Waits for the first packet. `None`: the client closed the connection.
-    ///
-    /// # Errors
-    /// What it sent is not a packet.
-    pub(crate) async fn first_packet(&mut self) -> Result<Option<Packet>, codec::DecodeError> {
-        loop {
-            if let Some(packet) = self.decoder.decode(&mut self.input)? {
-                return Ok(Some(packet));
-            }
-            match self.reader.read_buf(&mut self.input).await {
-                Ok(0) | Err(_) => return Ok(None),
-                Ok(_) => {}
-            }
-        }
-    }
-
-    /// Writes what waits and closes the socket, within a bounded time.
-    pub(crate) async fn farewell(mut self) {
-        let write = async {
-            self.writer.write_all_buf(&mut self.output).await?;
-            self.writer.shutdown().await
-        };
-        // The client may be gone; then there is nobody to tell.
-        drop(timeout(FAREWELL_TIMEOUT, write).await);
-    }
 }
 
 impl Connection {
@@ -363,7 +273,7 @@ impl Connection {
                 self.client.end_fences(&self.broker, &self.life);
                 Ok(())
             }
-            Mail::Close(reason) => Err(closed_by(reason)),
+            Mail::Close(reason) => Err(End::by(reason)),
         }
     }
 
@@ -490,16 +400,6 @@ impl Connection {
             }
             End::LifeOver => "node_down",
         }
-    }
-}
-
-fn closed_by(reason: CloseReason) -> End {
-    match reason {
-        CloseReason::TakenOver => {
-            End::closed(ReasonCode::SessionTakenOver, "takeover")
-        }
-        CloseReason::QueueFull => End::closed(ReasonCode::QuotaExceeded, "overload"),
-        CloseReason::NodeDown => End::LifeOver,
     }
 }
 

@@ -6,7 +6,8 @@ use raft_store::{Acknowledgement, Command};
 use session::{Delivery, Input, Output, Resend, Subscription};
 
 use crate::clock;
-use crate::connection::{Connection, End};
+use crate::connection::Connection;
+use crate::end::End;
 use crate::count;
 use crate::session_place::SessionPlace;
 

@@ -16,6 +16,7 @@ pub mod data_dir;
 mod deliver;
 pub mod demo;
 mod dispatch;
+mod end;
 pub mod error;
 pub mod health;
 mod heartbeat;
@@ -41,6 +42,7 @@ mod subscribe;
 pub mod version;
 mod visibility;
 mod waiter;
+mod wire;
 
 use std::sync::Arc;
 

@@ -8,7 +8,8 @@ use session::{Input, Output};
 
 use crate::clock;
 use crate::config::Config;
-use crate::connection::{Connection, End};
+use crate::connection::Connection;
+use crate::end::End;
 use crate::life::Destination;
 use crate::count;
 use crate::proto::LivePublish;

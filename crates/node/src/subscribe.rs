@@ -13,7 +13,8 @@ use raft_store::{Command, Response};
 use session::{Input, Subscription};
 
 use crate::clock;
-use crate::connection::{Connection, End};
+use crate::connection::Connection;
+use crate::end::End;
 use crate::session_place::SessionPlace;
 use crate::visibility::Change;
 

@@ -1,0 +1,56 @@
+//! Why a connection ends, and what its client is told.
+
+use codec::ReasonCode;
+use raft_store::CloseReason;
+
+/// Why a connection ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The client closed it, or the network did.
+    ClientGone,
+    /// The client sent DISCONNECT.
+    Disconnected {
+        /// Overrides CONNECT's interval.
+        session_expiry_interval_s: Option<u32>,
+    },
+    /// The broker closes it, telling a v5 client why.
+    Closed {
+        /// What a v5 client is told.
+        reason_code: ReasonCode,
+        /// What the log and the metric say.
+        cause: &'static str,
+        /// The rule broken, if one was.
+        rule: Option<String>,
+    },
+    /// This life of the node is over; nothing can be recorded under it any more.
+    LifeOver,
+}
+
+impl End {
+    /// The broker closes the connection.
+    pub(crate) fn closed(reason_code: ReasonCode, cause: &'static str) -> Self {
+        Self::Closed {
+            reason_code,
+            cause,
+            rule: None,
+        }
+    }
+
+    /// The client broke a rule.
+    pub(crate) fn violation(reason_code: ReasonCode, rule: impl Into<String>) -> Self {
+        Self::Closed {
+            reason_code,
+            cause: "protocol",
+            rule: Some(rule.into()),
+        }
+    }
+
+    /// What a shard asked for.
+    pub(crate) fn by(reason: CloseReason) -> Self {
+        match reason {
+            CloseReason::TakenOver => Self::closed(ReasonCode::SessionTakenOver, "takeover"),
+            CloseReason::QueueFull => Self::closed(ReasonCode::QuotaExceeded, "overload"),
+            CloseReason::NodeDown => Self::LifeOver,
+        }
+    }
+}
