@@ -1,6 +1,6 @@
 //! The parts of one node that its tasks share, and the parts of a broker that are one line each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use raft_store::{
@@ -51,7 +51,10 @@ impl Broker {
     /// Members besides this node.
     pub(crate) fn peers(&self) -> impl Iterator<Item = (NodeId, &String)> {
         let this = self.node;
-        self.members.iter().map(|(peer, address)| (*peer, address)).filter(move |(p, _)| *p != this)
+        self.members
+            .iter()
+            .map(|(peer, address)| (*peer, address))
+            .filter(move |(p, _)| *p != this)
     }
 
     /// Nodes that make a majority, this one included.
@@ -64,7 +67,9 @@ impl Broker {
         if !self.lease.is_held() {
             return None;
         }
-        self.dispatch.life().filter(|life| !life.ended.is_cancelled())
+        self.dispatch
+            .life()
+            .filter(|life| !life.ended.is_cancelled())
     }
 
     /// Some outbox holds more than its bound: publishers wait.
@@ -112,13 +117,33 @@ impl Broker {
         self.forwarder.send(shard, &batch).await
     }
 
+    /// This node leads the shard, as far as it knows.
+    pub(crate) fn leads(&self, shard: ShardId) -> bool {
+        self.shards
+            .shard(shard)
+            .is_some_and(|shard| shard.is_leader())
+    }
+
+    /// Members of which no life has served for longer than a lease, as this node knows it: it has
+    /// given none of them a heartbeat's answer in that time.
+    pub(crate) fn long_over(&self) -> BTreeSet<NodeId> {
+        let live = self.live_nodes();
+        let lease = self.lease.duration();
+        let over =
+            |node: &NodeId| !live.contains_key(node) && self.dispatch.over_for(*node) > lease;
+        self.members.keys().copied().filter(over).collect()
+    }
+
     /// The newest life of each node that is not declared over, as this node's replica of shard 0
     /// knows it.
     pub(crate) fn live_nodes(&self) -> BTreeMap<NodeId, raft_store::Incarnation> {
-        let Some(shard) = self.shards.shard(ShardId::ZERO) else { return BTreeMap::new() };
+        let Some(shard) = self.shards.shard(ShardId::ZERO) else {
+            return BTreeMap::new();
+        };
         shard.with_machine(|machine| {
             let live = machine.lives().filter(|(_, _, down)| !down);
-            live.map(|(node, incarnation, _)| (node, incarnation)).collect()
+            live.map(|(node, incarnation, _)| (node, incarnation))
+                .collect()
         })
     }
 }

@@ -20,9 +20,9 @@ use crate::client::{Client, Origin};
 use crate::clock;
 use crate::config;
 use crate::connection::Connection;
+use crate::count;
 use crate::life::Life;
 use crate::mailbox::{LiveLimits, Mailbox};
-use crate::count;
 use crate::session_place::{HostedSession, SessionPlace};
 use crate::waiter::CommandWaiter;
 use crate::wire::Wire;
@@ -50,8 +50,12 @@ struct Terms {
 
 /// Serves one accepted socket from CONNECT to its end.
 pub(crate) async fn accept(broker: Arc<Broker>, stream: TcpStream, origin: Origin) {
-    let packet_bytes_max = usize::try_from(broker.config.mqtt.max_packet_size).unwrap_or(usize::MAX);
-    let limits = Limits { packet_bytes_max, ..Limits::default() };
+    let packet_bytes_max =
+        usize::try_from(broker.config.mqtt.max_packet_size).unwrap_or(usize::MAX);
+    let limits = Limits {
+        packet_bytes_max,
+        ..Limits::default()
+    };
     let mut wire = Wire::new(stream, Decoder::from_client(limits));
     let connect = match timeout(CONNECT_TIMEOUT, wire.first_packet()).await {
         Ok(Ok(Some(Packet::Connect(connect)))) => *connect,
@@ -73,18 +77,28 @@ pub(crate) async fn accept(broker: Arc<Broker>, stream: TcpStream, origin: Origi
 /// Opens the session and serves the connection.
 async fn open(
     broker: Arc<Broker>,
-    wire: Wire,
+    mut wire: Wire,
     origin: Origin,
     (connect, mut terms): (Connect, Terms),
 ) {
-    let unavailable = Refused { reason_code: ReasonCode::ServerUnavailable, cause: "no_lease" };
+    let unavailable = Refused {
+        reason_code: ReasonCode::ServerUnavailable,
+        cause: "no_lease",
+    };
+    if wire.is_gone() {
+        // Read late, after a pause of this node: the client is somewhere else by now.
+        return;
+    }
     let Some(life) = broker.serving() else {
         return refuse(wire, connect.version, &origin, unavailable).await;
     };
     let mailbox = Arc::new(Mailbox::new(live_limits(&broker)));
     let connection = life.registry.open(&mailbox);
-    let holder =
-        Holder { node: life.id.node, incarnation: life.id.incarnation, connection };
+    let holder = Holder {
+        node: life.id.node,
+        incarnation: life.id.incarnation,
+        connection,
+    };
     if terms.assigned {
         terms.client_id = assigned_client_id(&holder).unwrap_or(terms.client_id);
     }
@@ -92,12 +106,23 @@ async fn open(
     let (sender, mut answer) = oneshot::channel();
     let command = Command::Connect(Box::new(connect_command(&connect, &terms, holder)));
     life.propose(shard, &command, CommandWaiter::Task(sender));
-    let answered = life.ended.run_until_cancelled(timeout(CONNECT_TIMEOUT, &mut answer)).await;
+    let answered = life
+        .ended
+        .run_until_cancelled(timeout(CONNECT_TIMEOUT, &mut answer))
+        .await;
     let response = answered.and_then(Result::ok).and_then(Result::ok);
     let opened = match response {
-        Some(Response::Connected { epoch, session_present, hosted, formers }) => {
-            Opened { epoch, session_present, hosted, formers }
-        }
+        Some(Response::Connected {
+            epoch,
+            session_present,
+            hosted,
+            formers,
+        }) => Opened {
+            epoch,
+            session_present,
+            hosted,
+            formers,
+        },
         other => {
             life.registry.close(connection);
             refuse(wire, connect.version, &origin, unavailable).await;
@@ -108,7 +133,14 @@ async fn open(
         }
     };
     let client = client(&connect, &terms, origin, (shard, holder, &opened));
-    begin(broker, life, wire, (client, mailbox), (&connect, &terms, opened)).await;
+    begin(
+        broker,
+        life,
+        wire,
+        (client, mailbox),
+        (&connect, &terms, opened),
+    )
+    .await;
 }
 
 /// What the shard answered.
@@ -130,12 +162,15 @@ async fn begin(
     if !broker.lease.is_held() {
         // Without its lease a node acknowledges nothing (G8).
         let version = client.version;
-        let refused = Refused { reason_code: ReasonCode::ServerUnavailable, cause: "no_lease" };
+        let refused = Refused {
+            reason_code: ReasonCode::ServerUnavailable,
+            cause: "no_lease",
+        };
         life.registry.close(client.holder.connection);
         client.record_closed(&broker, &life, None);
         return refuse(wire, version, &client.origin, refused).await;
     }
-    if client.fenced {
+    if opened.formers {
         client.put_up_fences(&life);
     }
     let place = if opened.hosted {
@@ -156,7 +191,9 @@ async fn begin(
         client_id = client.client_id.as_str(), address = %client.origin.address,
         epoch = %client.epoch, session_present = opened.session_present, "connected"
     );
-    Connection::new((broker, life), wire, client, mailbox, place).serve().await;
+    Connection::new((broker, life), wire, client, mailbox, place)
+        .serve()
+        .await;
 }
 
 /// Checks what the packet alone and the configuration decide.
@@ -169,12 +206,19 @@ fn admit(broker: &Broker, connect: &Connect, anonymous: bool) -> Result<Terms, R
         return refused(ReasonCode::NotAuthorized, "anonymous");
     }
     if connect.will.is_some() {
-        return refused(ReasonCode::ImplementationSpecificError, "wills_not_available");
+        return refused(
+            ReasonCode::ImplementationSpecificError,
+            "wills_not_available",
+        );
     }
     let config = &broker.config;
     let v5 = connect.version == ProtocolVersion::V5;
     let assigned = connect.client_id.is_empty();
-    let name = if assigned { "unassigned" } else { connect.client_id.as_str() };
+    let name = if assigned {
+        "unassigned"
+    } else {
+        connect.client_id.as_str()
+    };
     let Ok(client_id) = ClientId::new(name) else {
         return refused(ReasonCode::ClientIdentifierNotValid, "client_id");
     };
@@ -212,7 +256,11 @@ fn session_limits(config: &config::Config, v5: bool) -> SessionLimits {
     SessionLimits {
         inflight_max: config.limits.inflight_max,
         // Before 5.0 a client cannot know our Receive Maximum; TCP bounds what it sends.
-        receive_maximum: if v5 { config.mqtt.receive_maximum } else { u16::MAX },
+        receive_maximum: if v5 {
+            config.mqtt.receive_maximum
+        } else {
+            u16::MAX
+        },
         queue_messages_max: u32::try_from(config.limits.queue_max_messages).unwrap_or(u32::MAX),
         queue_bytes_max: config.limits.queue_max_bytes,
         queue_overflow: match config.limits.queue_overflow {
@@ -228,7 +276,9 @@ fn session_limits(config: &config::Config, v5: bool) -> SessionLimits {
 fn live_limits(broker: &Broker) -> LiveLimits {
     let limits = &broker.config.limits;
     LiveLimits {
-        messages_max: usize::try_from(limits.queue_max_messages).unwrap_or(usize::MAX).max(1),
+        messages_max: usize::try_from(limits.queue_max_messages)
+            .unwrap_or(usize::MAX)
+            .max(1),
         bytes_max: usize::try_from(limits.queue_max_bytes).unwrap_or(usize::MAX),
     }
 }
@@ -261,7 +311,6 @@ fn client(
         shard,
         holder,
         epoch: opened.epoch,
-        fenced: opened.formers,
     }
 }
 
@@ -278,7 +327,10 @@ fn transient_session(terms: &Terms) -> Session {
 
 fn connack(broker: &Broker, connect: &Connect, terms: &Terms, session_present: bool) -> Connack {
     let config = &broker.config.mqtt;
-    let mut connack = Connack { session_present, ..Connack::default() };
+    let mut connack = Connack {
+        session_present,
+        ..Connack::default()
+    };
     if connect.version != ProtocolVersion::V5 {
         return connack;
     }
@@ -301,11 +353,18 @@ fn connack(broker: &Broker, connect: &Connect, terms: &Terms, session_present: b
 
 /// Unique in the cluster for ever, and not to be guessed.
 fn assigned_client_id(holder: &Holder) -> Option<ClientId> {
-    let Holder { node, incarnation: Incarnation(life), connection } = holder;
+    let Holder {
+        node,
+        incarnation: Incarnation(life),
+        connection,
+    } = holder;
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u64(connection.0);
     let random = hasher.finish();
-    ClientId::new(&format!("holdfast-{node}-{life}-{connection}-{random:016x}")).ok()
+    ClientId::new(&format!(
+        "holdfast-{node}-{life}-{connection}-{random:016x}"
+    ))
+    .ok()
 }
 
 /// The client was told that the server is unavailable; if the shard opens its session after all,
@@ -318,8 +377,11 @@ async fn close_when_open(
 ) {
     let answer = life.ended.run_until_cancelled(answer).await;
     if let Some(Ok(Response::Connected { epoch, .. })) = answer {
-        let command =
-            Command::Disconnect { client_id, epoch, session_expiry_interval_s: None };
+        let command = Command::Disconnect {
+            client_id,
+            epoch,
+            session_expiry_interval_s: None,
+        };
         life.propose(shard, &command, CommandWaiter::None);
     }
 }
@@ -331,12 +393,17 @@ async fn refuse(mut wire: Wire, version: ProtocolVersion, origin: &Origin, refus
     // 3.1.1 has five codes; every other reason is "server unavailable".
     let reason_code = match version {
         ProtocolVersion::V5 => reason_code,
-        ProtocolVersion::V31 | ProtocolVersion::V311 => match reason_code.as_connack_return_code() {
-            Some(_) => reason_code,
-            None => ReasonCode::ServerUnavailable,
-        },
+        ProtocolVersion::V31 | ProtocolVersion::V311 => {
+            match reason_code.as_connack_return_code() {
+                Some(_) => reason_code,
+                None => ReasonCode::ServerUnavailable,
+            }
+        }
     };
-    wire.send(&Packet::Connack(Box::new(Connack::refusal(reason_code))), version);
+    wire.send(
+        &Packet::Connack(Box::new(Connack::refusal(reason_code))),
+        version,
+    );
     wire.farewell().await;
 }
 
@@ -356,7 +423,10 @@ async fn refuse_malformed(mut wire: Wire, origin: &Origin, error: &codec::Decode
             .map(|code| (version.unwrap_or(ProtocolVersion::V311), code)),
     };
     if let Some((version, reason_code)) = code {
-        wire.send(&Packet::Connack(Box::new(Connack::refusal(reason_code))), version);
+        wire.send(
+            &Packet::Connack(Box::new(Connack::refusal(reason_code))),
+            version,
+        );
     }
     wire.farewell().await;
 }

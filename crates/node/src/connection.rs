@@ -20,11 +20,11 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::broker::Broker;
 use crate::client::Client;
+use crate::count;
 use crate::end::End;
 use crate::lease::LeaseState;
 use crate::life::{Destination, Life};
 use crate::mailbox::{Mail, Mailbox};
-use crate::count;
 use crate::publish::PendingPublishes;
 use crate::session_place::SessionPlace;
 use crate::subscribe::PendingSubscriptions;
@@ -33,6 +33,8 @@ use crate::wire::Wire;
 
 /// Bytes waiting for the socket beyond which the connection takes neither mail nor packets.
 const OUT_BYTES_HIGH: usize = 256 * 1024;
+/// Bytes read ahead while the node has no lease.
+const INPUT_BYTES_UNPROCESSED_MAX: usize = 64 * 1024;
 /// Far enough for "no deadline".
 const NO_DEADLINE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -62,6 +64,7 @@ pub(crate) struct Connection {
     pub(crate) waits_for: Option<Destination>,
     /// Deliveries too large for the client, to be completed as if acknowledged.
     pub(crate) discarded: VecDeque<Acknowledgement>,
+    had_capacity: bool,
     last_packet: Instant,
     mail: VecDeque<Mail>,
 }
@@ -89,6 +92,7 @@ impl Connection {
             topic_aliases: BTreeMap::new(),
             waits_for: None,
             discarded: VecDeque::new(),
+            had_capacity: true,
             last_packet: Instant::now(),
             mail: VecDeque::new(),
         }
@@ -103,7 +107,10 @@ impl Connection {
 
     /// Proposes a command under a name of this connection; the answer comes by mail.
     pub(crate) fn command(&mut self, shard: ShardId, tag: u64, command: &Command) {
-        let waiter = CommandWaiter::Connection { mailbox: Arc::clone(&self.mailbox), tag };
+        let waiter = CommandWaiter::Connection {
+            mailbox: Arc::clone(&self.mailbox),
+            tag,
+        };
         self.outstanding = self.outstanding.saturating_add(1);
         self.life.propose(shard, command, waiter);
         self.wait_if_full(Destination::Shard(shard));
@@ -120,13 +127,29 @@ impl Connection {
     /// Serves the client until the connection ends, then records its end.
     pub(crate) async fn serve(mut self) {
         let end = self.run().await;
+        if end != End::LifeOver {
+            // What came together with the end counts; the epoch guards it.
+            self.propose_acknowledgements();
+        }
         let reason = self.log_end(&end);
         count::connection_closed(&self.client.origin.listener, reason);
-        let Self { broker, life, mut wire, client, mailbox, place, outstanding, .. } = self;
-        if let End::Closed { reason_code, .. } = &end
+        let Self {
+            broker,
+            life,
+            mut wire,
+            client,
+            mailbox,
+            place,
+            outstanding,
+            ..
+        } = self;
+        if let Some(reason_code) = end.reason_code()
             && client.version == ProtocolVersion::V5
         {
-            wire.send(&Packet::Disconnect(Disconnect::new(*reason_code)), client.version);
+            wire.send(
+                &Packet::Disconnect(Disconnect::new(reason_code)),
+                client.version,
+            );
         }
         life.registry.close(client.holder.connection);
         place.leave(&life, &broker.dispatch.routes);
@@ -135,7 +158,9 @@ impl Connection {
             return;
         }
         let session_expiry_interval_s = match end {
-            End::Disconnected { session_expiry_interval_s } => session_expiry_interval_s,
+            End::Disconnected {
+                session_expiry_interval_s,
+            } => session_expiry_interval_s,
             End::ClientGone | End::Closed { .. } | End::LifeOver => None,
         };
         let drained = drain(&mailbox, outstanding);
@@ -154,7 +179,8 @@ impl Connection {
             }
             let wants_mail = self.wants_mail();
             let wants_packets = self.wants_packets();
-            let has_capacity = self.has_capacity();
+            let has_capacity = self.had_capacity;
+            let reads = wants_packets && has_capacity && self.has_room_for_input();
             tokio::select! {
                 () = self.life.ended.cancelled() => return End::LifeOver,
                 written = self.wire.writer.write_buf(&mut self.wire.output),
@@ -164,15 +190,14 @@ impl Connection {
                         return End::ClientGone;
                     }
                 }
-                read = self.wire.reader.read_buf(&mut self.wire.input),
-                    if wants_packets && has_capacity =>
-                {
+                read = self.wire.reader.read_buf(&mut self.wire.input), if reads => {
                     if !matches!(read, Ok(bytes) if bytes > 0) {
                         return End::ClientGone;
                     }
                     self.last_packet = Instant::now();
                 }
                 () = self.mailbox.arrived(), if wants_mail => {}
+                () = self.mailbox.closing(), if !wants_mail => {}
                 () = self.broker.capacity(&self.life, self.waits_for),
                     if wants_packets && !has_capacity => {}
                 // The senders live as long as the broker.
@@ -181,6 +206,10 @@ impl Connection {
                     return End::closed(ReasonCode::ServerShuttingDown, "drain");
                 }
                 () = &mut keep_alive => {
+                    if !reads {
+                        // The client may have sent: it is this node that does not read.
+                        self.last_packet = Instant::now();
+                    }
                     let deadline = self.keep_alive_deadline();
                     if deadline <= Instant::now() {
                         return End::closed(ReasonCode::KeepAliveTimeout, "keepalive");
@@ -219,25 +248,35 @@ impl Connection {
 
     /// Packets are read while the client reads what it is sent and does not send too far ahead.
     fn wants_packets(&self) -> bool {
-        self.wire.output.len() < OUT_BYTES_HIGH 
+        self.wire.output.len() < OUT_BYTES_HIGH
             && !self.publishes.is_full(&self.broker.config)
             && !self.subscriptions.is_full()
     }
 
+    /// Without its lease the node does not process what it reads.
+    fn has_room_for_input(&self) -> bool {
+        self.wire.input.len() < INPUT_BYTES_UNPROCESSED_MAX || self.broker.lease.is_held()
+    }
+
     /// What the client sends next can be taken without growing a queue beyond its bound.
     fn has_capacity(&mut self) -> bool {
-        self.waits_for = self.waits_for.filter(|destination| self.life.is_full(*destination));
+        self.waits_for = self
+            .waits_for
+            .filter(|destination| self.life.is_full(*destination));
         self.waits_for.is_none() && !self.broker.is_outbox_full()
     }
 
     fn take_mail(&mut self) -> Result<(), End> {
         let mut mail = std::mem::take(&mut self.mail);
         self.mailbox.take(&mut mail);
+        let held = self.broker.lease.is_held();
         let mut result = Ok(());
         for piece in mail.drain(..) {
             // Counted also after the end: `drain` waits for the rest.
             self.outstanding = self.outstanding.saturating_sub(piece.answers());
-            if result.is_ok() {
+            // Without the lease nothing is sent or acknowledged; a closing connection needs nothing.
+            let counts = held || matches!(piece, Mail::Close(_));
+            if result.is_ok() && counts {
                 result = self.on_mail(piece);
             }
         }
@@ -247,7 +286,11 @@ impl Connection {
 
     fn on_mail(&mut self, mail: Mail) -> Result<(), End> {
         match mail {
-            Mail::Answer { tag, index, response } => self.on_answer(tag, index, &response),
+            Mail::Answer {
+                tag,
+                index,
+                response,
+            } => self.on_answer(tag, index, &response),
             Mail::Received { tag } => {
                 self.publishes.received(tag);
                 Ok(())
@@ -256,23 +299,28 @@ impl Connection {
                 self.on_visible(tag);
                 Ok(())
             }
-            Mail::Resumed { resend, subscriptions } => {
+            Mail::Resumed {
+                resend,
+                subscriptions,
+            } => {
                 self.on_resumed(resend, &subscriptions);
                 Ok(())
             }
-            Mail::Send { packet_id, delivery } => {
+            Mail::Send {
+                packet_id,
+                delivery,
+            } => {
                 self.on_send(packet_id, &delivery);
                 Ok(())
             }
-            Mail::SendPubrel { packet_id, reason_code } => {
+            Mail::SendPubrel {
+                packet_id,
+                reason_code,
+            } => {
                 self.send_pubrel(packet_id, reason_code);
                 Ok(())
             }
             Mail::Live(delivery) => self.on_live(delivery),
-            Mail::FormersClosed => {
-                self.client.end_fences(&self.broker, &self.life);
-                Ok(())
-            }
             Mail::Close(reason) => Err(End::by(reason)),
         }
     }
@@ -288,7 +336,10 @@ impl Connection {
             }
             Response::Refused(Refusal::Malformed) => {
                 tracing::error!(tag, index, "a shard could not read a command of this node");
-                Err(End::closed(ReasonCode::ImplementationSpecificError, "internal"))
+                Err(End::closed(
+                    ReasonCode::ImplementationSpecificError,
+                    "internal",
+                ))
             }
             Response::Subscribed { .. } | Response::Unsubscribed { .. } => {
                 self.on_subscription_answer(tag, index, response);
@@ -305,7 +356,12 @@ impl Connection {
     }
 
     fn take_packets(&mut self) -> Result<(), End> {
-        while self.wants_packets() && self.has_capacity() {
+        while self.wants_packets() {
+            // Remembered: the loop waits for exactly what stopped it here.
+            self.had_capacity = self.has_capacity();
+            if !self.had_capacity {
+                return Ok(());
+            }
             if self.mailbox.is_closing() {
                 return Ok(());
             }
@@ -313,9 +369,16 @@ impl Connection {
                 return Ok(());
             }
             let version = self.client.version;
-            let packet = self.wire.decoder.decode(&mut self.wire.input).map_err(|error| {
-                End::violation(error.reason_code(), format!("{error} [{}]", error.rule(version)))
-            })?;
+            let packet = self
+                .wire
+                .decoder
+                .decode(&mut self.wire.input)
+                .map_err(|error| {
+                    End::violation(
+                        error.reason_code(),
+                        format!("{error} [{}]", error.rule(version)),
+                    )
+                })?;
             let Some(packet) = packet else { return Ok(()) };
             self.on_packet(packet)?;
         }
@@ -324,7 +387,10 @@ impl Connection {
 
     /// PINGREQ and DISCONNECT are answered at once, whatever the cluster does [MQTT-3.12.4-1].
     fn next_needs_no_lease(&self) -> bool {
-        self.wire.input.first().is_some_and(|byte| matches!(byte >> 4, 12 | 14))
+        self.wire
+            .input
+            .first()
+            .is_some_and(|byte| matches!(byte >> 4, 12 | 14))
     }
 
     fn on_packet(&mut self, packet: Packet) -> Result<(), End> {
@@ -366,7 +432,9 @@ impl Connection {
             );
         }
         let max = self.broker.config.mqtt.session_expiry_max_s;
-        End::Disconnected { session_expiry_interval_s: interval.map(|s| s.min(max)) }
+        End::Disconnected {
+            session_expiry_interval_s: interval.map(|s| s.min(max)),
+        }
     }
 
     /// One and a half times the keep alive after the last packet [MQTT-3.1.2-22].
@@ -390,11 +458,19 @@ impl Connection {
                 tracing::debug!(client_id, %address, "client disconnected");
                 "client"
             }
-            End::Closed { reason_code, cause, rule: None } => {
+            End::Closed {
+                reason_code,
+                cause,
+                rule: None,
+            } => {
                 tracing::info!(client_id, %address, ?reason_code, cause, "connection closed");
                 cause
             }
-            End::Closed { reason_code, cause, rule: Some(rule) } => {
+            End::Closed {
+                reason_code,
+                cause,
+                rule: Some(rule),
+            } => {
                 tracing::warn!(client_id, %address, ?reason_code, rule, "protocol violation");
                 cause
             }

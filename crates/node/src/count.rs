@@ -29,14 +29,20 @@ pub(crate) fn connection_opened(listener: &Arc<str>) {
 
 /// An admitted client's connection ended.
 pub(crate) fn connection_closed(listener: &Arc<str>, reason: &'static str) {
-    let labels = [("listener", Arc::clone(listener).into()), ("reason", SharedString::from(reason))];
+    let labels = [
+        ("listener", Arc::clone(listener).into()),
+        ("reason", SharedString::from(reason)),
+    ];
     counter!(CONNECTIONS_CLOSED_TOTAL, &labels).increment(1);
     gauge!(CONNECTIONS, "listener" => Arc::clone(listener)).decrement(1.0);
 }
 
 /// A client was not admitted.
 pub(crate) fn connection_rejected(listener: &Arc<str>, reason: &'static str) {
-    let labels = [("listener", Arc::clone(listener).into()), ("reason", SharedString::from(reason))];
+    let labels = [
+        ("listener", Arc::clone(listener).into()),
+        ("reason", SharedString::from(reason)),
+    ];
     counter!(CONNECTIONS_REJECTED_TOTAL, &labels).increment(1);
 }
 
@@ -76,7 +82,8 @@ pub(crate) fn peer_up(peer: u16, up: bool) {
 
 /// Whether this node leads a shard.
 pub(crate) fn raft_role(shard: ShardId, leads: bool) {
-    let gauge = |role: &'static str| gauge!(RAFT_ROLE, "shard" => shard.to_string(), "role" => role);
+    let gauge =
+        |role: &'static str| gauge!(RAFT_ROLE, "shard" => shard.to_string(), "role" => role);
     gauge("leader").set(if leads { 1.0 } else { 0.0 });
     gauge("follower").set(if leads { 0.0 } else { 1.0 });
 }

@@ -7,8 +7,8 @@ use session::{Delivery, Input, Output, Resend, Subscription};
 
 use crate::clock;
 use crate::connection::Connection;
-use crate::end::End;
 use crate::count;
+use crate::end::End;
 use crate::session_place::SessionPlace;
 
 impl Connection {
@@ -20,7 +20,9 @@ impl Connection {
     ) {
         let connection = self.client.holder.connection;
         for (filter, subscription) in subscriptions {
-            self.life.registry.subscribe(connection, filter, subscription);
+            self.life
+                .registry
+                .subscribe(connection, filter, subscription);
         }
         if let SessionPlace::Hosted(hosted) = &mut self.place {
             hosted.resend = resend.into();
@@ -32,12 +34,18 @@ impl Connection {
     fn send_again(&mut self) {
         loop {
             let receive_maximum = usize::from(self.client.receive_maximum);
-            let SessionPlace::Hosted(hosted) = &mut self.place else { return };
+            let SessionPlace::Hosted(hosted) = &mut self.place else {
+                return;
+            };
             let full = hosted.resent.len() >= receive_maximum;
             // A PUBREL takes no quota [MQTT-4.9.0-3].
             let waits = |resend: &Resend| full && matches!(resend, Resend::Publish { .. });
             match hosted.resend.pop_front_if(|resend| !waits(resend)) {
-                Some(Resend::Publish { packet_id, delivery, .. }) => {
+                Some(Resend::Publish {
+                    packet_id,
+                    delivery,
+                    ..
+                }) => {
                     hosted.resent.insert(packet_id);
                     count::redelivered();
                     self.send_publish(Some(packet_id), &delivery, Transmission::Repeated);
@@ -74,10 +82,18 @@ impl Connection {
     fn carry_out(&mut self, outputs: Vec<Output>) -> Result<(), End> {
         for output in outputs {
             match output {
-                Output::Send { packet_id, delivery, .. } => {
+                Output::Send {
+                    packet_id,
+                    delivery,
+                    ..
+                } => {
                     self.send_publish(packet_id, &delivery, Transmission::First);
                 }
-                Output::SendPubrel { packet_id, reason_code, .. } => {
+                Output::SendPubrel {
+                    packet_id,
+                    reason_code,
+                    ..
+                } => {
                     self.send_pubrel(packet_id, reason_code);
                 }
                 // A transient session that cannot hold what was acknowledged to a publisher ends
@@ -109,7 +125,11 @@ impl Connection {
     ) {
         let header = PublishHeader {
             dup: transmission == Transmission::Repeated,
-            qos: if packet_id.is_some() { delivery.qos } else { Qos::AtMostOnce },
+            qos: if packet_id.is_some() {
+                delivery.qos
+            } else {
+                Qos::AtMostOnce
+            },
             retain: delivery.retain,
             packet_id,
             topic_form: TopicForm::Name,
@@ -188,7 +208,9 @@ impl Connection {
 
     /// Everything acknowledged since the last time goes to the shard as one command.
     pub(crate) fn propose_acknowledgements(&mut self) {
-        let SessionPlace::Hosted(hosted) = &mut self.place else { return };
+        let SessionPlace::Hosted(hosted) = &mut self.place else {
+            return;
+        };
         if hosted.acknowledgements.is_empty() {
             return;
         }
@@ -220,7 +242,10 @@ fn completed_id(acknowledgement: Acknowledgement) -> Option<PacketId> {
 fn input(acknowledgement: Acknowledgement) -> Input {
     match acknowledgement {
         Acknowledgement::Puback(packet_id) => Input::Puback { packet_id },
-        Acknowledgement::Pubrec(packet_id, reason_code) => Input::Pubrec { packet_id, reason_code },
+        Acknowledgement::Pubrec(packet_id, reason_code) => Input::Pubrec {
+            packet_id,
+            reason_code,
+        },
         Acknowledgement::Pubcomp(packet_id) => Input::Pubcomp { packet_id },
     }
 }

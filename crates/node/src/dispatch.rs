@@ -5,16 +5,19 @@
 //! here waits.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
-use raft_store::{Applied, Effect, Holder, Incarnation, NodeId, ShardId};
+use raft_store::{Applied, Command, Effect, Holder, Incarnation, NodeId, ShardId};
 use tokio::sync::Notify;
 
+use crate::count;
+use crate::fences::{OverFence, OverFences};
 use crate::life::Life;
 use crate::mailbox::Mail;
-use crate::count;
 use crate::routes::RouteMap;
+use crate::waiter::CommandWaiter;
 
 /// Brings effects to their receivers.
 #[derive(Debug)]
@@ -26,7 +29,15 @@ pub(crate) struct Dispatch {
     /// A life of some node began or ended.
     pub(crate) lives_changed: Notify,
     /// Per node: the newest life that was declared over.
-    over: RwLock<BTreeMap<NodeId, Incarnation>>,
+    over: RwLock<BTreeMap<NodeId, (Incarnation, Instant)>>,
+    /// Per node: the newest ended life that the current life told every shard about.
+    told: Mutex<BTreeMap<NodeId, Incarnation>>,
+    /// Fences that may go.
+    pub(crate) fences: OverFences,
+    /// This process has been watching the lives of nodes since then.
+    began: Instant,
+    /// Per shard: this node leads it, as looked at now and then.
+    leads: Vec<AtomicBool>,
     /// Per shard: newest outbox item taken by the current life.
     outbox_taken: Vec<AtomicU64>,
 }
@@ -39,17 +50,28 @@ impl Dispatch {
             life: RwLock::new(None),
             lives_changed: Notify::new(),
             over: RwLock::new(BTreeMap::new()),
+            told: Mutex::new(BTreeMap::new()),
+            fences: OverFences::default(),
+            began: Instant::now(),
+            leads: (0..shards).map(|_| AtomicBool::new(false)).collect(),
             outbox_taken: (0..shards).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
     /// This node's current life.
     pub(crate) fn life(&self) -> Option<Arc<Life>> {
-        self.life.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.life
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Installs a new life, or none.
     pub(crate) fn set_life(&self, life: Option<Arc<Life>>) {
+        self.told
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
         for taken in &self.outbox_taken {
             taken.store(0, Ordering::Release);
         }
@@ -59,7 +81,24 @@ impl Dispatch {
     /// That life was declared over while this process ran: nothing that it sends counts any more.
     pub(crate) fn is_over(&self, node: NodeId, incarnation: Incarnation) -> bool {
         let over = self.over.read().unwrap_or_else(PoisonError::into_inner);
-        over.get(&node).is_some_and(|over| *over >= incarnation)
+        over.get(&node)
+            .is_some_and(|(over, _)| *over >= incarnation)
+    }
+
+    /// For how long this process has known that no life of the node serves; the caller knows that
+    /// none does now.
+    pub(crate) fn over_for(&self, node: NodeId) -> Duration {
+        let over = self.over.read().unwrap_or_else(PoisonError::into_inner);
+        over.get(&node)
+            .map_or(self.began, |(_, since)| *since)
+            .elapsed()
+    }
+
+    /// Remembers whether this node leads a shard.
+    pub(crate) fn set_leads(&self, shard: ShardId, leads: bool) {
+        if let Some(known) = self.leads.get(usize::from(shard.0)) {
+            known.store(leads, Ordering::Relaxed);
+        }
     }
 
     /// Newest outbox item of a shard that the current life has taken.
@@ -82,22 +121,52 @@ impl Dispatch {
 
     fn carry_out(&self, shard: ShardId, life: Option<&Life>, effect: Effect) {
         match effect {
-            Effect::Resumed { holder, resend, subscriptions } => {
-                self.mail(life, &holder, || Mail::Resumed { resend, subscriptions });
+            Effect::Resumed {
+                holder,
+                resend,
+                subscriptions,
+            } => {
+                self.mail(life, &holder, || Mail::Resumed {
+                    resend,
+                    subscriptions,
+                });
             }
-            Effect::Send { holder, packet_id, delivery } => {
-                self.mail(life, &holder, || Mail::Send { packet_id, delivery });
+            Effect::Send {
+                holder,
+                packet_id,
+                delivery,
+            } => {
+                self.mail(life, &holder, || Mail::Send {
+                    packet_id,
+                    delivery,
+                });
             }
-            Effect::SendPubrel { holder, packet_id, reason_code } => {
-                self.mail(life, &holder, || Mail::SendPubrel { packet_id, reason_code });
+            Effect::SendPubrel {
+                holder,
+                packet_id,
+                reason_code,
+            } => {
+                self.mail(life, &holder, || Mail::SendPubrel {
+                    packet_id,
+                    reason_code,
+                });
             }
             Effect::Close { holder, reason } => {
                 self.mail(life, &holder, || Mail::Close(reason));
             }
-            Effect::FormersClosed { holder } => {
-                self.mail(life, &holder, || Mail::FormersClosed);
+            Effect::FencesOver { client_id, epoch } => {
+                self.fences.over(OverFence {
+                    shard,
+                    client_id,
+                    epoch,
+                });
             }
-            Effect::LiveOutbox { node, incarnation, number, item } => {
+            Effect::LiveOutbox {
+                node,
+                incarnation,
+                number,
+                item,
+            } => {
                 let Some(life) = life else { return };
                 if node == self.node && incarnation == life.id.incarnation {
                     life.registry.deliver(&item.publisher, &item.body.message);
@@ -114,7 +183,13 @@ impl Dispatch {
             Effect::NodeDown { node, incarnation } => {
                 self.node_down(shard, life, node, incarnation);
             }
-            Effect::Dropped { cause } => count::dropped_by_session(cause),
+            Effect::Dropped { cause } => {
+                // Every replica computes the loss; one node counts it.
+                let leads = self.leads.get(usize::from(shard.0));
+                if leads.is_some_and(|leads| leads.load(Ordering::Relaxed)) {
+                    count::dropped_by_session(cause);
+                }
+            }
         }
     }
 
@@ -141,15 +216,52 @@ impl Dispatch {
         self.lives_changed.notify_waiters();
     }
 
+    /// Whatever this node proposes to another shard from now on comes after the declaration: a client
+    /// that connects here after the end of its former node's life must not be overtaken there by what
+    /// that life still has under way.
+    fn tell_other_shards(
+        &self,
+        shard: ShardId,
+        life: Option<&Life>,
+        node: NodeId,
+        ended: Incarnation,
+    ) {
+        let Some(life) = life else { return };
+        if node == self.node {
+            return;
+        }
+        {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let newest = told.entry(node).or_default();
+            if *newest >= ended {
+                return;
+            }
+            *newest = ended;
+        }
+        let command = Command::NodeDown {
+            node,
+            incarnation: ended,
+        };
+        for other in life
+            .shards()
+            .filter(|other| *other != shard && *other != ShardId::ZERO)
+        {
+            life.propose(other, &command, CommandWaiter::None);
+        }
+    }
+
     fn node_down(&self, shard: ShardId, life: Option<&Life>, node: NodeId, ended: Incarnation) {
+        self.tell_other_shards(shard, life, node, ended);
         if shard != ShardId::ZERO {
             return;
         }
         tracing::info!(peer = %node, incarnation = %ended, "node down");
         {
             let mut over = self.over.write().unwrap_or_else(PoisonError::into_inner);
-            let newest = over.entry(node).or_insert(ended);
-            *newest = (*newest).max(ended);
+            let newest = over.entry(node).or_insert_with(|| (ended, Instant::now()));
+            if newest.0 < ended {
+                *newest = (ended, Instant::now());
+            }
         }
         self.routes.life_ended(node, ended);
         if let Some(life) = life {

@@ -36,6 +36,15 @@ impl End {
         }
     }
 
+    /// What a v5 client is told, unless it ended the connection itself.
+    pub(crate) fn reason_code(&self) -> Option<ReasonCode> {
+        match self {
+            Self::ClientGone | Self::Disconnected { .. } => None,
+            Self::Closed { reason_code, .. } => Some(*reason_code),
+            Self::LifeOver => Some(ReasonCode::UseAnotherServer),
+        }
+    }
+
     /// The client broke a rule.
     pub(crate) fn violation(reason_code: ReasonCode, rule: impl Into<String>) -> Self {
         Self::Closed {

@@ -12,9 +12,9 @@ use tonic::transport::Channel;
 
 use crate::broker::Broker;
 use crate::clock;
+use crate::count;
 use crate::lease::Seen;
 use crate::life::Life;
-use crate::count;
 use crate::proto::peers_client::PeersClient;
 use crate::proto::{
     AnnouncedReply, AnnouncedRequest, AnnouncementPosition, HeartbeatReply, HeartbeatRequest,
@@ -38,7 +38,9 @@ pub(crate) async fn run(broker: Arc<Broker>, peer: NodeId, address: String) {
     let mut up = None;
     loop {
         tick.tick().await;
-        let Some(life) = broker.dispatch.life() else { continue };
+        let Some(life) = broker.dispatch.life() else {
+            continue;
+        };
         let answered = beat(&broker, &life, peer, &mut client).await;
         if up != Some(answered) {
             up = Some(answered);
@@ -69,10 +71,12 @@ async fn beat(
             broker.silence.heard(peer);
             let needed = seen_from_proto(reply.into_inner());
             let missing = missing_announcements(&needed, &broker.dispatch.routes.seen());
-            broker.lease.answered(peer, sent, needed, &broker.dispatch.routes.seen());
+            broker
+                .lease
+                .answered(peer, sent, needed, &broker.dispatch.routes.seen());
             renew(broker);
             for node in missing {
-                fetch_announcements(broker, node, client).await;
+                fetch_announcements(broker, life, node, client).await;
             }
             true
         }
@@ -106,36 +110,62 @@ pub(crate) async fn keep_lease(broker: Arc<Broker>) {
 }
 
 fn renew(broker: &Broker) {
-    let ready =
-        broker.dispatch.life().is_some_and(|life| life.is_ready() && !life.ended.is_cancelled());
+    let ready = broker
+        .dispatch
+        .life()
+        .is_some_and(|life| life.is_ready() && !life.ended.is_cancelled());
     broker.lease.renew(&broker.dispatch.routes.seen(), ready);
 }
 
 /// Nodes whose announcements the peer knows and this node does not.
 fn missing_announcements(needed: &Seen, seen: &Seen) -> Vec<NodeId> {
     let lacks = |node: &NodeId, position: &(Incarnation, u64)| {
-        seen.announced.get(node).is_none_or(|known| known < position)
+        seen.announced
+            .get(node)
+            .is_none_or(|known| known < position)
     };
-    let missing = needed.announced.iter().filter(|(node, position)| lacks(node, position));
+    let missing = needed
+        .announced
+        .iter()
+        .filter(|(node, position)| lacks(node, position));
     missing.map(|(node, _)| *node).collect()
 }
 
 /// Fetches from this peer what a third node has announced and this node could not hear.
-async fn fetch_announcements(broker: &Broker, node: NodeId, client: &mut PeersClient<Channel>) {
+async fn fetch_announcements(
+    broker: &Broker,
+    life: &Life,
+    node: NodeId,
+    client: &mut PeersClient<Channel>,
+) {
     if node == broker.node {
         return;
     }
-    let request = AnnouncedRequest { node: u32::from(node.0) };
+    let request = AnnouncedRequest {
+        node: u32::from(node.0),
+    };
     let Ok(Ok(reply)) = timeout(broker.lease.duration(), client.announced(request)).await else {
         return;
     };
-    let AnnouncedReply { position: Some(position), filters } = reply.into_inner() else { return };
-    let filters: Result<BTreeSet<TopicFilter>, _> =
-        filters.iter().map(|filter| TopicFilter::try_from(filter.as_str())).collect();
+    let AnnouncedReply {
+        position: Some(position),
+        filters,
+    } = reply.into_inner()
+    else {
+        return;
+    };
+    let filters: Result<BTreeSet<TopicFilter>, _> = filters
+        .iter()
+        .map(|filter| TopicFilter::try_from(filter.as_str()))
+        .collect();
     match filters {
         Ok(filters) => {
             let position = (Incarnation(position.incarnation), position.number);
-            broker.dispatch.routes.announced_all(node, position, filters);
+            life.peer_up(node, position.0);
+            broker
+                .dispatch
+                .routes
+                .announced_all(node, position, filters);
         }
         Err(error) => tracing::error!(%node, %error, "a peer's announcements make no sense"),
     }
@@ -143,11 +173,14 @@ async fn fetch_announcements(broker: &Broker, node: NodeId, client: &mut PeersCl
 
 /// What this node lists in its answer.
 pub(crate) fn seen_to_proto(seen: Seen, incarnation: Incarnation) -> HeartbeatReply {
-    let announced = seen.announced.into_iter().map(|(node, (life, number))| AnnouncementPosition {
-        node: u32::from(node.0),
-        incarnation: life.0,
-        number,
-    });
+    let announced = seen
+        .announced
+        .into_iter()
+        .map(|(node, (life, number))| AnnouncementPosition {
+            node: u32::from(node.0),
+            incarnation: life.0,
+            number,
+        });
     HeartbeatReply {
         incarnation: incarnation.0,
         subscription_index: seen.subscription_index.into_values().collect(),
@@ -160,7 +193,13 @@ fn seen_from_proto(reply: HeartbeatReply) -> Seen {
         (0..).map(ShardId).zip(reply.subscription_index).collect();
     let announced = reply.announced.into_iter().filter_map(|position| {
         let node = u16::try_from(position.node).ok()?;
-        Some((NodeId(node), (Incarnation(position.incarnation), position.number)))
+        Some((
+            NodeId(node),
+            (Incarnation(position.incarnation), position.number),
+        ))
     });
-    Seen { subscription_index, announced: announced.collect() }
+    Seen {
+        subscription_index,
+        announced: announced.collect(),
+    }
 }

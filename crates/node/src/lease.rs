@@ -29,10 +29,14 @@ impl Seen {
     /// older one: its transient sessions are gone.
     pub(crate) fn covers(&self, needed: &Self) -> bool {
         let shards = needed.subscription_index.iter().all(|(shard, index)| {
-            self.subscription_index.get(shard).is_some_and(|applied| applied >= index)
+            self.subscription_index
+                .get(shard)
+                .is_some_and(|applied| applied >= index)
         });
         let nodes = needed.announced.iter().all(|(node, position)| {
-            self.announced.get(node).is_some_and(|seen| seen >= position)
+            self.announced
+                .get(node)
+                .is_some_and(|seen| seen >= position)
         });
         shards && nodes
     }
@@ -60,8 +64,16 @@ pub(crate) struct Lease {
     looked_at_ms: AtomicU64,
     /// End of the lease, milliseconds of `clock::now`; `u64::MAX` for a cluster of one.
     until_ms: AtomicU64,
-    peers: Mutex<BTreeMap<NodeId, PeerAnswers>>,
+    answers: Mutex<Answers>,
     state: watch::Sender<LeaseState>,
+}
+
+/// What has been answered.
+#[derive(Debug, Default)]
+struct Answers {
+    /// Heartbeats sent before this count for nothing: the node slept, or a new life began.
+    not_before: Duration,
+    peers: BTreeMap<NodeId, PeerAnswers>,
 }
 
 /// The answers of one peer.
@@ -90,7 +102,7 @@ impl Lease {
             answers_needed: members / 2,
             looked_at_ms: AtomicU64::new(0),
             until_ms: AtomicU64::new(0),
-            peers: Mutex::new(BTreeMap::new()),
+            answers: Mutex::new(Answers::default()),
             state: watch::Sender::new(LeaseState::Lost),
         }
     }
@@ -119,8 +131,11 @@ impl Lease {
 
     /// A peer answered the heartbeat sent at `sent`, listing `needed`.
     pub(crate) fn answered(&self, peer: NodeId, sent: Duration, needed: Seen, seen: &Seen) {
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        let answers = peers.entry(peer).or_default();
+        let mut all = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if sent < all.not_before {
+            return;
+        }
+        let answers = all.peers.entry(peer).or_default();
         if seen.covers(&needed) {
             answers.counted = answers.counted.max(Some(sent));
             answers.waiting = None;
@@ -131,37 +146,58 @@ impl Lease {
 
     /// Forgets all answers: a new life begins without a lease.
     pub(crate) fn reset(&self) {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.until_ms.store(0, Ordering::Release);
+        let now = clock::now();
+        self.forget_answers(now);
+        let until = self.until_ms.load(Ordering::Acquire).min(millis(now));
+        self.until_ms.store(until, Ordering::Release);
         self.publish();
+    }
+
+    fn forget_answers(&self, now: Duration) {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        *answers = Answers {
+            not_before: now,
+            peers: BTreeMap::new(),
+        };
     }
 
     /// Renews the lease from what has been answered; `seen` is what this node has applied by now.
     /// `ready`: this life has caught up and may serve at all.
     pub(crate) fn renew(&self, seen: &Seen, ready: bool) {
+        // A lease that has run out is seen by those who wait before it is renewed.
+        self.publish();
         let now = clock::now();
         if self.slept(millis(now)) {
-            self.peers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            self.forget_answers(now);
         }
         self.looked_at_ms.store(millis(now), Ordering::Release);
-        let until = if ready { self.end(seen) } else { 0 };
+        let end = if ready { self.end(seen) } else { 0 };
+        // Lost now, not long ago: `quorum_lost_after` counts from here.
+        let until = end.max(self.until_ms.load(Ordering::Acquire).min(millis(now)));
         self.until_ms.store(until, Ordering::Release);
         self.publish();
     }
 
     fn end(&self, seen: &Seen) -> u64 {
-        let Some(index) = self.answers_needed.checked_sub(1) else { return u64::MAX };
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        for answers in peers.values_mut() {
+        let Some(index) = self.answers_needed.checked_sub(1) else {
+            return u64::MAX;
+        };
+        let mut all = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        for answers in all.peers.values_mut() {
             let applied = answers.waiting.take_if(|(_, needed)| seen.covers(needed));
             if let Some((sent, _)) = applied {
                 answers.counted = answers.counted.max(Some(sent));
             }
         }
-        let mut counted: Vec<Duration> =
-            peers.values().filter_map(|answers| answers.counted).collect();
+        let mut counted: Vec<Duration> = all
+            .peers
+            .values()
+            .filter_map(|answers| answers.counted)
+            .collect();
         counted.sort_unstable_by(|a, b| b.cmp(a));
-        counted.get(index).map_or(0, |sent| millis(sent.saturating_add(self.duration)))
+        counted
+            .get(index)
+            .map_or(0, |sent| millis(sent.saturating_add(self.duration)))
     }
 
     /// Tells those who wait when the state has changed.
@@ -169,7 +205,7 @@ impl Lease {
         let now = millis(clock::now());
         let until = self.until_ms.load(Ordering::Acquire);
         self.state.send_if_modified(|state| {
-            let new = if now < until {
+            let new = if now < until && !self.slept(now) {
                 LeaseState::Held
             } else if now.saturating_sub(until) < millis(self.quorum_lost_after) {
                 LeaseState::Lost
@@ -242,11 +278,18 @@ mod tests {
         let asleep = millis(clock::now()).saturating_sub(101);
         lease.looked_at_ms.store(asleep, Ordering::Release);
         assert!(!lease.is_held());
+        let before = clock::now();
+        lease.renew(&seen(0), true);
+        assert!(!lease.is_held());
+        assert_eq!(*lease.watch().borrow(), LeaseState::Lost);
+        // The answer to a heartbeat from before the sleep counts for nothing.
+        lease.answered(NodeId(2), before, seen(0), &seen(0));
         lease.renew(&seen(0), true);
         assert!(!lease.is_held());
         lease.answered(NodeId(2), clock::now(), seen(0), &seen(0));
         lease.renew(&seen(0), true);
         assert!(lease.is_held());
+        assert_eq!(*lease.watch().borrow(), LeaseState::Held);
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod demo;
 mod dispatch;
 mod end;
 pub mod error;
+mod fences;
 pub mod health;
 mod heartbeat;
 mod lease;
@@ -86,5 +87,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     health.draining();
     server.stop().await?;
     stop.cancel();
-    admin.await.map_err(|error| StartError::failed("the admin port stopped", error))
+    admin
+        .await
+        .map_err(|error| StartError::failed("the admin port stopped", error))
 }

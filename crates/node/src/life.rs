@@ -68,7 +68,10 @@ impl Life {
         cluster: &str,
         forwarder: &Arc<Forwarder>,
     ) -> Arc<Self> {
-        let proposer_id = ProposerId::Node { node: id.node, incarnation: id.incarnation };
+        let proposer_id = ProposerId::Node {
+            node: id.node,
+            incarnation: id.incarnation,
+        };
         let proposers: Vec<_> = (0..shards)
             .map(|shard| Arc::new(Proposer::new(ShardId(shard), proposer_id)))
             .collect();
@@ -166,7 +169,10 @@ impl Life {
 
     /// A transient session needs a filter. Returns the announcement that covers it.
     pub(crate) fn announce(&self, routes: &RouteMap, filter: &TopicFilter) -> u64 {
-        let mut announcer = self.announcer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut announcer = self
+            .announcer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let count = announcer.filters.entry(filter.detached()).or_insert(0);
         *count = count.saturating_add(1);
         if *count == 1 {
@@ -176,10 +182,23 @@ impl Life {
         announcer.number
     }
 
+    /// The newest announcement of this life.
+    pub(crate) fn newest_announcement(&self) -> u64 {
+        self.announcer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .number
+    }
+
     /// A transient session needs a filter no longer.
     pub(crate) fn retract(&self, routes: &RouteMap, filter: &TopicFilter) {
-        let mut announcer = self.announcer.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(count) = announcer.filters.get_mut(filter) else { return };
+        let mut announcer = self
+            .announcer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(count) = announcer.filters.get_mut(filter) else {
+            return;
+        };
         *count = count.saturating_sub(1);
         if *count == 0 {
             announcer.filters.remove(filter);
@@ -199,19 +218,35 @@ impl Life {
         let number = announcer.number;
         routes.announced_one(self.id.node, (self.id.incarnation, number), filter, added);
         for link in self.links.values() {
-            let announcement =
-                Announcement { number, added, filter: filter.as_str().to_owned() };
-            link.send(ItemKind::Announcement(announcement), filter.as_bytes().len(), None);
+            let announcement = Announcement {
+                number,
+                added,
+                filter: filter.as_str().to_owned(),
+            };
+            link.send(
+                ItemKind::Announcement(announcement),
+                filter.as_bytes().len(),
+                None,
+            );
         }
     }
 
     /// A life of a peer began: its stream starts with everything announced so far.
     pub(crate) fn peer_up(&self, peer: NodeId, incarnation: Incarnation) {
-        let Some(link) = self.links.get(&peer) else { return };
-        let announcer = self.announcer.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(link) = self.links.get(&peer) else {
+            return;
+        };
+        let announcer = self
+            .announcer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let snapshot = AnnouncementSnapshot {
             number: announcer.number,
-            filters: announcer.filters.keys().map(|filter| filter.as_str().to_owned()).collect(),
+            filters: announcer
+                .filters
+                .keys()
+                .map(|filter| filter.as_str().to_owned())
+                .collect(),
         };
         link.restart(incarnation, ItemKind::Snapshot(snapshot));
     }

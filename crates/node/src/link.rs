@@ -47,6 +47,8 @@ pub(crate) struct Link {
 struct Queue {
     /// The peer's life that the items are for; `None` while it has none.
     to: Option<Incarnation>,
+    /// The newest life of the peer that is over.
+    ended: Incarnation,
     last_sequence: u64,
     items: VecDeque<Waiting>,
     bytes: usize,
@@ -89,11 +91,15 @@ impl Link {
     pub(crate) fn restart(&self, to: Incarnation, first: ItemKind) {
         let dropped = {
             let mut queue = self.lock();
-            if queue.to.is_some_and(|known| known >= to) {
+            if queue.ended >= to || queue.to.is_some_and(|known| known >= to) {
                 return;
             }
-            let dropped = std::mem::take(&mut *queue);
-            queue.to = Some(to);
+            let begun = Queue {
+                to: Some(to),
+                ended: queue.ended,
+                ..Queue::default()
+            };
+            let dropped = std::mem::replace(&mut *queue, begun);
             push(&mut queue, first, 0, None);
             dropped
         };
@@ -106,10 +112,15 @@ impl Link {
     pub(crate) fn end(&self, ended: Incarnation) {
         let dropped = {
             let mut queue = self.lock();
+            queue.ended = queue.ended.max(ended);
             if queue.to.is_none_or(|to| to > ended) {
                 return;
             }
-            std::mem::take(&mut *queue)
+            let idle = Queue {
+                ended: queue.ended,
+                ..Queue::default()
+            };
+            std::mem::replace(&mut *queue, idle)
         };
         self.queued.notify_one();
         self.drained.notify_waiters();
@@ -190,13 +201,20 @@ impl Link {
         to: Incarnation,
     ) -> Result<(), StreamError> {
         let (frames, receiver) = mpsc::channel(STREAM_ITEMS_MAX);
-        let first = LiveFrame { kind: Some(FrameKind::Hello(hello)) };
-        frames.send(first).await.map_err(|_gone| StreamError::Closed)?;
+        let first = LiveFrame {
+            kind: Some(FrameKind::Hello(hello)),
+        };
+        frames
+            .send(first)
+            .await
+            .map_err(|_gone| StreamError::Closed)?;
         let mut client = PeersClient::new(channel)
             .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(usize::MAX);
         let opened = timeout(HELLO_TIMEOUT, client.live(ReceiverStream::new(receiver))).await;
-        let mut acks = opened.map_err(|_elapsed| StreamError::Timeout)??.into_inner();
+        let mut acks = opened
+            .map_err(|_elapsed| StreamError::Timeout)??
+            .into_inner();
         let welcome = timeout(HELLO_TIMEOUT, acks.message()).await;
         let welcome = welcome.map_err(|_elapsed| StreamError::Timeout)??;
         let Some(AckKind::Welcome(mut sent)) = welcome.and_then(|ack| ack.kind) else {
@@ -219,7 +237,8 @@ impl Link {
                         permit.send(LiveFrame { kind: Some(FrameKind::Item(item)) });
                     }
                 },
-                () = self.queued.notified(), if next.is_none() => {}
+                // Also while the transport is full: the peer's life may have changed.
+                () = self.queued.notified() => {}
             }
         }
         Ok(())
@@ -242,8 +261,9 @@ impl Link {
             if queue.to != Some(to) {
                 return;
             }
-            while let Some(waiting) =
-                queue.items.pop_front_if(|waiting| waiting.item.sequence <= upto)
+            while let Some(waiting) = queue
+                .items
+                .pop_front_if(|waiting| waiting.item.sequence <= upto)
             {
                 queue.bytes = queue.bytes.saturating_sub(waiting.bytes);
                 done.push_back(waiting);
@@ -261,8 +281,15 @@ impl Link {
 fn push(queue: &mut Queue, kind: ItemKind, bytes: usize, waiter: Option<LiveWaiter>) {
     queue.last_sequence = queue.last_sequence.saturating_add(1);
     queue.bytes = queue.bytes.saturating_add(bytes);
-    let item = LiveItem { sequence: queue.last_sequence, kind: Some(kind) };
-    queue.items.push_back(Waiting { item, bytes, waiter });
+    let item = LiveItem {
+        sequence: queue.last_sequence,
+        kind: Some(kind),
+    };
+    queue.items.push_back(Waiting {
+        item,
+        bytes,
+        waiter,
+    });
 }
 
 fn answer(items: VecDeque<Waiting>) {

@@ -13,8 +13,8 @@ use crate::broker::Broker;
 use crate::client::Origin;
 use crate::config::{AnonymousAccess, ListenerConfig};
 use crate::connect;
-use crate::error::StartError;
 use crate::count;
+use crate::error::StartError;
 
 /// Pause after the system refused a socket (out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -69,7 +69,11 @@ impl Listener {
                 continue;
             };
             let broker = Arc::clone(&broker);
-            let origin = Origin { address, listener: Arc::clone(&name), anonymous };
+            let origin = Origin {
+                address,
+                listener: Arc::clone(&name),
+                anonymous,
+            };
             connections.spawn(async move {
                 serve(broker, stream, origin).await;
                 drop(slot);

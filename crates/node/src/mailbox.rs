@@ -58,8 +58,6 @@ pub(crate) enum Mail {
     },
     /// A message on the live plane.
     Live(Delivery),
-    /// Fences of this connection may end.
-    FormersClosed,
     /// Close the connection.
     Close(CloseReason),
 }
@@ -74,7 +72,6 @@ impl Mail {
             | Self::Send { .. }
             | Self::SendPubrel { .. }
             | Self::Live(_)
-            | Self::FormersClosed
             | Self::Close(_) => 0,
         }
     }
@@ -104,6 +101,7 @@ pub(crate) struct Mailbox {
     queue: Mutex<Queue>,
     arrived: Notify,
     closing: AtomicBool,
+    closed: Notify,
     limits: LiveLimits,
 }
 
@@ -120,6 +118,7 @@ impl Mailbox {
             queue: Mutex::new(Queue::default()),
             arrived: Notify::new(),
             closing: AtomicBool::new(false),
+            closed: Notify::new(),
             limits,
         }
     }
@@ -128,6 +127,7 @@ impl Mailbox {
     pub(crate) fn push(&self, mail: Mail) {
         if matches!(mail, Mail::Close(_)) {
             self.closing.store(true, Ordering::Release);
+            self.closed.notify_one();
         }
         let was_empty = {
             let mut queue = self.lock();
@@ -177,6 +177,17 @@ impl Mailbox {
     pub(crate) async fn arrived(&self) {
         let notified = self.arrived.notified();
         if self.lock().mail.is_empty() {
+            notified.await;
+        }
+    }
+
+    /// Waits for a `Close`, for a connection that takes no other mail. Cancel-safe.
+    pub(crate) async fn closing(&self) {
+        loop {
+            let notified = self.closed.notified();
+            if self.is_closing() {
+                return;
+            }
             notified.await;
         }
     }

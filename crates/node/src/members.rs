@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::broker::{Broker, incarnation_of};
+use crate::fences;
 use crate::health::Check;
 use crate::life::{Life, LifeId};
 use crate::waiter::CommandWaiter;
@@ -29,7 +30,10 @@ const EXPIRIES_PER_TICK_MAX: usize = 1000;
 pub(crate) async fn live(broker: Arc<Broker>) {
     loop {
         let incarnation = begin(&broker).await;
-        let id = LifeId { node: broker.node, incarnation };
+        let id = LifeId {
+            node: broker.node,
+            incarnation,
+        };
         tracing::info!(%incarnation, "a life of this node begins");
         let life = Life::begin(
             id,
@@ -44,7 +48,9 @@ pub(crate) async fn live(broker: Arc<Broker>) {
         for (peer, incarnation) in broker.live_nodes() {
             life.peer_up(peer, incarnation);
         }
-        life.ended.run_until_cancelled(catch_up(&broker, &life)).await;
+        life.ended
+            .run_until_cancelled(catch_up(&broker, &life))
+            .await;
         life.ended.cancelled().await;
         broker.lease.reset();
         life.tasks.close();
@@ -64,7 +70,9 @@ async fn begin(broker: &Broker) -> Incarnation {
                 }
             }
             Err(error) => {
-                broker.health.fail(Check::CaughtUp, "waiting for a quorum of shard 0");
+                broker
+                    .health
+                    .fail(Check::CaughtUp, "waiting for a quorum of shard 0");
                 tracing::debug!(%error, "no incarnation yet");
             }
         }
@@ -75,12 +83,18 @@ async fn begin(broker: &Broker) -> Incarnation {
 /// Until this life has applied what was committed before it in every shard, and knows the
 /// announcements of every node not declared down.
 async fn catch_up(broker: &Broker, life: &Life) {
-    for shard in (0..broker.shards.count()).map(ShardId) {
-        broker.health.fail(Check::CaughtUp, "catching up with the shards");
+    broker
+        .health
+        .fail(Check::CaughtUp, "catching up with the shards");
+    let mut answers = Vec::new();
+    for shard in life.shards() {
         let (sender, receiver) = oneshot::channel();
         life.propose(shard, &Command::Hello, CommandWaiter::Task(sender));
+        answers.push(receiver);
+    }
+    for answer in answers {
         // The sender lives as long as the life.
-        drop(receiver.await);
+        drop(answer.await);
     }
     loop {
         let changed = broker.dispatch.lives_changed.notified();
@@ -105,7 +119,7 @@ pub(crate) async fn duties(broker: Arc<Broker>) {
     let mut led_zero = false;
     loop {
         tick.tick().await;
-        let leads_zero = leads(&broker, ShardId::ZERO);
+        let leads_zero = broker.leads(ShardId::ZERO);
         if leads_zero && !led_zero {
             broker.silence.reset();
         }
@@ -113,8 +127,9 @@ pub(crate) async fn duties(broker: Arc<Broker>) {
         if leads_zero {
             declare_silent_nodes_down(&broker).await;
         }
+        fences::lift(&broker).await;
         for shard in (0..broker.shards.count()).map(ShardId) {
-            if leads(&broker, shard) {
+            if broker.leads(shard) {
                 copy_declarations(&broker, shard).await;
                 expire_sessions(&broker, shard).await;
             }
@@ -122,20 +137,21 @@ pub(crate) async fn duties(broker: Arc<Broker>) {
     }
 }
 
-fn leads(broker: &Broker, shard: ShardId) -> bool {
-    broker.shards.shard(shard).is_some_and(|shard| shard.is_leader())
-}
-
 async fn declare_silent_nodes_down(broker: &Broker) {
     let live = broker.live_nodes();
     for (peer, address) in broker.peers() {
-        let Some(incarnation) = live.get(&peer).copied() else { continue };
+        let Some(incarnation) = live.get(&peer).copied() else {
+            continue;
+        };
         let silent = broker.silence.tick(peer, DUTY_PERIOD);
         let dead = silent >= broker.config.cluster.node_down_after
             || (silent >= 2 * broker.config.cluster.heartbeat && refuses(address).await);
         if dead {
             tracing::warn!(%peer, %incarnation, ?silent, "declaring node down");
-            let command = [Command::NodeDown { node: peer, incarnation }];
+            let command = [Command::NodeDown {
+                node: peer,
+                incarnation,
+            }];
             if let Err(error) = broker.propose_idempotent(ShardId::ZERO, &command).await {
                 tracing::debug!(%error, "node down not written, trying again");
             }
@@ -153,9 +169,10 @@ async fn refuses(address: &str) -> bool {
 
 /// Brings shard 0's declarations into another shard.
 async fn copy_declarations(broker: &Broker, shard: ShardId) {
-    let (Some(zero), Some(local)) =
-        (broker.shards.shard(ShardId::ZERO), broker.shards.shard(shard))
-    else {
+    let (Some(zero), Some(local)) = (
+        broker.shards.shard(ShardId::ZERO),
+        broker.shards.shard(shard),
+    ) else {
         return;
     };
     if shard == ShardId::ZERO {
@@ -180,12 +197,17 @@ async fn copy_declarations(broker: &Broker, shard: ShardId) {
 
 /// Proposes the end of sessions whose deadline has passed by the leader's clock.
 async fn expire_sessions(broker: &Broker, shard: ShardId) {
-    let Some(local) = broker.shards.shard(shard) else { return };
+    let Some(local) = broker.shards.shard(shard) else {
+        return;
+    };
     let now = local.leader_time();
     let due = local.with_machine(|machine| machine.due(now, EXPIRIES_PER_TICK_MAX));
     let commands: Vec<Command> = due
         .into_iter()
-        .map(|due| Command::ExpireSession { client_id: due.client_id, epoch: due.epoch })
+        .map(|due| Command::ExpireSession {
+            client_id: due.client_id,
+            epoch: due.epoch,
+        })
         .collect();
     propose_as_leader(broker, shard, &commands).await;
 }

@@ -31,7 +31,9 @@ const TAKEN_PERIOD: Duration = Duration::from_millis(200);
 
 /// Drains one pair of shards for ever: the outbox of `source`, the items for `target`.
 pub(crate) async fn drain(broker: Arc<Broker>, source: ShardId, target: ShardId) {
-    let Some(local) = broker.shards.shard(source) else { return };
+    let Some(local) = broker.shards.shard(source) else {
+        return;
+    };
     let mut applied = local.applied_watch();
     let mut taken = 0_u64;
     loop {
@@ -49,21 +51,21 @@ pub(crate) async fn drain(broker: Arc<Broker>, source: ShardId, target: ShardId)
 }
 
 /// Writes one batch into the target and records it as taken. `None`: nothing waits.
-async fn drain_batch(
-    broker: &Broker,
-    source: ShardId,
-    target: ShardId,
-    taken: u64,
-) -> Option<u64> {
+async fn drain_batch(broker: &Broker, source: ShardId, target: ShardId, taken: u64) -> Option<u64> {
     let local = broker.shards.shard(source)?;
     let to = OutboxTarget::Shard(target);
-    let items =
-        local.with_machine(|machine| machine.outbox_items(to, taken, ITEMS_MAX, BYTES_MAX));
+    let items = local.with_machine(|machine| machine.outbox_items(to, taken, ITEMS_MAX, BYTES_MAX));
     let (first, _) = items.front()?;
     let (first, last) = (*first, items.back().map_or(*first, |(number, _)| *number));
     let items = items.into_iter().map(|(_, item)| item).collect();
-    let command = [Command::TakeOutbox { source, first, items }];
-    let written = broker.write(target, ProposerId::Outbox { source }, &command).await;
+    let command = [Command::TakeOutbox {
+        source,
+        first,
+        items,
+    }];
+    let written = broker
+        .write(target, ProposerId::Outbox { source }, &command)
+        .await;
     match written.as_deref().map(<[Response]>::first) {
         Ok(Some(Response::Done)) => {}
         Ok(answer) => {
@@ -78,7 +80,10 @@ async fn drain_batch(
         }
     }
     // Lazily: a lost `Taken` only means that the items are offered again.
-    let trim = [Command::Taken { target: to, upto: last }];
+    let trim = [Command::Taken {
+        target: to,
+        upto: last,
+    }];
     if let Err(error) = broker.propose_idempotent(source, &trim).await {
         tracing::debug!(%source, %target, %error, "outbox not trimmed yet");
     }
@@ -89,10 +94,13 @@ async fn drain_batch(
 /// stop reading.
 pub(crate) async fn watch_bound(broker: Arc<Broker>) {
     loop {
-        let full = broker.shards.iter().any(|shard| {
-            shard.with_machine(raft_store::Machine::outbox_bytes) > OUTBOX_BYTES_MAX
-        });
-        broker.outbox_full.send_if_modified(|known| std::mem::replace(known, full) != full);
+        let full = broker
+            .shards
+            .iter()
+            .any(|shard| shard.with_machine(raft_store::Machine::outbox_bytes) > OUTBOX_BYTES_MAX);
+        broker
+            .outbox_full
+            .send_if_modified(|known| std::mem::replace(known, full) != full);
         sleep(BOUND_PERIOD).await;
     }
 }
@@ -102,7 +110,9 @@ pub(crate) async fn report_taken(broker: Arc<Broker>) {
     let mut reported = BTreeMap::new();
     loop {
         sleep(TAKEN_PERIOD).await;
-        let Some(life) = broker.dispatch.life() else { continue };
+        let Some(life) = broker.dispatch.life() else {
+            continue;
+        };
         for shard in (0..broker.shards.count()).map(ShardId) {
             let upto = broker.dispatch.outbox_taken(shard);
             let report = (life.id.incarnation, upto);

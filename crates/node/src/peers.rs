@@ -72,8 +72,13 @@ impl ReceivedItems {
         take: impl FnOnce() -> Result<(), Status>,
     ) -> Result<(), Status> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(known) = last.get_mut(&peer).filter(|known| (known.0, known.1) == lives) else {
-            return Err(Status::failed_precondition("a newer life took over this stream"));
+        let Some(known) = last
+            .get_mut(&peer)
+            .filter(|known| (known.0, known.1) == lives)
+        else {
+            return Err(Status::failed_precondition(
+                "a newer life took over this stream",
+            ));
         };
         if sequence <= known.2 {
             return Ok(());
@@ -90,7 +95,10 @@ impl ReceivedItems {
 impl PeerService {
     /// The tonic service to mount on the cluster port.
     pub(crate) fn server(broker: Arc<Broker>) -> PeersServer<Self> {
-        let service = Self { broker, received: Arc::new(ReceivedItems::default()) };
+        let service = Self {
+            broker,
+            received: Arc::new(ReceivedItems::default()),
+        };
         PeersServer::new(service)
             .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(usize::MAX)
@@ -103,7 +111,9 @@ impl PeerService {
         }
         let node = u16::try_from(from).map(NodeId).ok();
         let node = node.filter(|node| self.broker.members.contains_key(node));
-        let Some(node) = node else { return Err(Status::permission_denied("not a member")) };
+        let Some(node) = node else {
+            return Err(Status::permission_denied("not a member"));
+        };
         if self.is_over(node, incarnation) {
             return Err(Status::failed_precondition("this life was declared over"));
         }
@@ -111,7 +121,9 @@ impl PeerService {
     }
 
     fn is_over(&self, node: NodeId, incarnation: Incarnation) -> bool {
-        let Some(shard) = self.broker.shards.shard(ShardId::ZERO) else { return false };
+        let Some(shard) = self.broker.shards.shard(ShardId::ZERO) else {
+            return false;
+        };
         shard.with_machine(|machine| {
             machine.lives().any(|(known, newest, down)| {
                 known == node && (newest > incarnation || (newest == incarnation && down))
@@ -120,7 +132,10 @@ impl PeerService {
     }
 
     fn life(&self) -> Result<Arc<Life>, Status> {
-        self.broker.dispatch.life().ok_or_else(|| Status::unavailable("no life yet"))
+        self.broker
+            .dispatch
+            .life()
+            .ok_or_else(|| Status::unavailable("no life yet"))
     }
 }
 
@@ -137,20 +152,36 @@ impl Peers for PeerService {
         else {
             return Err(Status::invalid_argument("the first frame must be a hello"));
         };
-        let LiveHello { from, from_incarnation, to_incarnation, cluster } = hello;
+        let LiveHello {
+            from,
+            from_incarnation,
+            to_incarnation,
+            cluster,
+        } = hello;
         let from_incarnation = Incarnation(from_incarnation);
         let peer = self.admit(&cluster, from, from_incarnation)?;
         let life = self.life()?;
         if life.id.incarnation.0 != to_incarnation {
             return Err(Status::unavailable("another life of this node"));
         }
-        let last = self.received.begin(peer, from_incarnation, life.id.incarnation);
+        // This node's replica of shard 0 may not know that life yet: what is sent to the peer from
+        // now on is for it.
+        life.peer_up(peer, from_incarnation);
+        let last = self
+            .received
+            .begin(peer, from_incarnation, life.id.incarnation);
         let Some(last) = last else {
-            return Err(Status::failed_precondition("a newer life of the peer is known"));
+            return Err(Status::failed_precondition(
+                "a newer life of the peer is known",
+            ));
         };
         let (acks, receiver) = mpsc::channel(ACKS_MAX);
-        let welcome = LiveAck { kind: Some(AckKind::Welcome(last)) };
-        acks.send(Ok(welcome)).await.map_err(|_gone| Status::cancelled("stream closed"))?;
+        let welcome = LiveAck {
+            kind: Some(AckKind::Welcome(last)),
+        };
+        acks.send(Ok(welcome))
+            .await
+            .map_err(|_gone| Status::cancelled("stream closed"))?;
         let stream = LiveReceiver {
             broker: Arc::clone(&self.broker),
             received: Arc::clone(&self.received),
@@ -172,11 +203,17 @@ impl Peers for PeerService {
         &self,
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatReply>, Status> {
-        let HeartbeatRequest { from, from_incarnation, cluster } = request.into_inner();
+        let HeartbeatRequest {
+            from,
+            from_incarnation,
+            cluster,
+        } = request.into_inner();
         let peer = self.admit(&cluster, from, Incarnation(from_incarnation))?;
         self.broker.silence.heard(peer);
         let life = self.life()?;
-        if !life.is_ready() {
+        // A life that this node does not know yet gets no answer either: `long_over` relies on it.
+        let known = self.broker.live_nodes().get(&peer) == Some(&Incarnation(from_incarnation));
+        if !life.is_ready() || !known {
             return Err(Status::unavailable(NOT_READY));
         }
         let reply = seen_to_proto(self.broker.dispatch.routes.listed(), life.id.incarnation);
@@ -200,7 +237,10 @@ impl Peers for PeerService {
                 let node = u16::try_from(position.node)
                     .map_err(|_range| Status::invalid_argument("node"))?;
                 let position = (Incarnation(position.incarnation), position.number);
-                Seen { announced: [(NodeId(node), position)].into(), ..Seen::default() }
+                Seen {
+                    announced: [(NodeId(node), position)].into(),
+                    ..Seen::default()
+                }
             }
             None => return Err(Status::invalid_argument("change")),
         };
@@ -214,7 +254,13 @@ impl Peers for PeerService {
             }
         };
         let seen = timeout(SEEN_WAIT, seen).await.is_ok();
-        Ok(Response::new(AwaitSeenReply { seen }))
+        let long_over = self
+            .broker
+            .long_over()
+            .into_iter()
+            .map(|node| u32::from(node.0))
+            .collect();
+        Ok(Response::new(AwaitSeenReply { seen, long_over }))
     }
 
     async fn announced(
@@ -227,11 +273,17 @@ impl Peers for PeerService {
         let Some(((incarnation, number), filters)) = known else {
             return Ok(Response::new(AnnouncedReply::default()));
         };
-        let position =
-            AnnouncementPosition { node: u32::from(node), incarnation: incarnation.0, number };
+        let position = AnnouncementPosition {
+            node: u32::from(node),
+            incarnation: incarnation.0,
+            number,
+        };
         Ok(Response::new(AnnouncedReply {
             position: Some(position),
-            filters: filters.iter().map(|filter| filter.as_str().to_owned()).collect(),
+            filters: filters
+                .iter()
+                .map(|filter| filter.as_str().to_owned())
+                .collect(),
         }))
     }
 }
@@ -274,8 +326,12 @@ impl LiveReceiver {
             self.take(item)?;
             unacknowledged = unacknowledged.saturating_add(1);
             if unacknowledged >= ITEMS_PER_ACK_MAX {
-                let ack = LiveAck { kind: Some(AckKind::Upto(upto)) };
-                acks.send(Ok(ack)).await.map_err(|_gone| Status::cancelled("stream closed"))?;
+                let ack = LiveAck {
+                    kind: Some(AckKind::Upto(upto)),
+                };
+                acks.send(Ok(ack))
+                    .await
+                    .map_err(|_gone| Status::cancelled("stream closed"))?;
                 unacknowledged = 0;
             }
         }
@@ -286,8 +342,11 @@ impl LiveReceiver {
             return Err(Status::failed_precondition("this life was declared over"));
         }
         let lives = (self.from, self.life.id.incarnation);
-        let Some(kind) = item.kind else { return Err(Status::invalid_argument("empty item")) };
-        self.received.take(self.peer, lives, item.sequence, || self.take_kind(kind))
+        let Some(kind) = item.kind else {
+            return Err(Status::invalid_argument("empty item"));
+        };
+        self.received
+            .take(self.peer, lives, item.sequence, || self.take_kind(kind))
     }
 
     fn take_kind(&self, kind: ItemKind) -> Result<(), Status> {
@@ -308,10 +367,9 @@ impl LiveReceiver {
                 self.broker.dispatch.lives_changed.notify_waiters();
             }
             ItemKind::Fence(fence) => {
-                self.life.registry.fence(client_id(&fence.client_id)?, Epoch(fence.epoch));
-            }
-            ItemKind::FenceEnd(fence) => {
-                self.life.registry.fence_end(&client_id(&fence.client_id)?, Epoch(fence.epoch));
+                self.life
+                    .registry
+                    .fence(client_id(&fence.client_id)?, Epoch(fence.epoch));
             }
         }
         Ok(())
@@ -321,7 +379,11 @@ impl LiveReceiver {
         let client_id = client_id(&publish.client_id)?;
         let message = decode_message(publish.message)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        if !self.life.registry.is_fenced(&client_id, Epoch(publish.epoch)) {
+        if !self
+            .life
+            .registry
+            .is_fenced(&client_id, Epoch(publish.epoch))
+        {
             self.life.registry.deliver(&client_id, &message);
         }
         Ok(())

@@ -9,9 +9,9 @@ use session::{Input, Output};
 use crate::clock;
 use crate::config::Config;
 use crate::connection::Connection;
+use crate::count;
 use crate::end::End;
 use crate::life::Destination;
-use crate::count;
 use crate::proto::LivePublish;
 use crate::proto::live_item::Kind as ItemKind;
 use crate::session_place::SessionPlace;
@@ -54,7 +54,10 @@ impl PendingPublishes {
     }
 
     fn find(&mut self, tag: u64) -> Option<&mut PendingPublish> {
-        let index = self.publishes.binary_search_by_key(&tag, |publish| publish.tag).ok()?;
+        let index = self
+            .publishes
+            .binary_search_by_key(&tag, |publish| publish.tag)
+            .ok()?;
         self.publishes.get_mut(index)
     }
 }
@@ -73,7 +76,11 @@ impl Connection {
         }
         let packet_id = publish.packet_id;
         let message = publish.into_message(topic);
-        let routes = self.broker.dispatch.routes.route(&message.topic, message.qos);
+        let routes = self
+            .broker
+            .dispatch
+            .routes
+            .route(&message.topic, message.qos);
         match (message.qos, packet_id) {
             (Qos::AtLeastOnce, Some(packet_id)) => {
                 self.publish_everywhere(packet_id, &message, &routes.shards, &routes.nodes);
@@ -102,7 +109,10 @@ impl Connection {
     fn topic_of(&mut self, publish: &Publish) -> Result<TopicName, End> {
         let Some(alias) = publish.topic_alias else {
             return publish.topic.clone().ok_or_else(|| {
-                End::violation(ReasonCode::ProtocolError, "no topic and no alias [MQTT-3.3.2-1]")
+                End::violation(
+                    ReasonCode::ProtocolError,
+                    "no topic and no alias [MQTT-3.3.2-1]",
+                )
             });
         };
         let max = self.broker.config.mqtt.topic_alias_maximum;
@@ -117,7 +127,10 @@ impl Connection {
             return Ok(topic.clone());
         }
         self.topic_aliases.get(&alias).cloned().ok_or_else(|| {
-            End::violation(ReasonCode::ProtocolError, "unknown topic alias (section 3.3.2.3.4)")
+            End::violation(
+                ReasonCode::ProtocolError,
+                "unknown topic alias (section 3.3.2.3.4)",
+            )
         })
     }
 
@@ -166,12 +179,16 @@ impl Connection {
                 matched_here = self.deliver_here(message);
                 continue;
             }
-            let Some(link) = self.life.links.get(node) else { continue };
+            let Some(link) = self.life.links.get(node) else {
+                continue;
+            };
             if tag.is_none() && link.is_full() {
                 count::dropped("peer_queue_full");
                 continue;
             }
-            let message = encoded.get_or_insert_with(|| encode_message(message)).clone();
+            let message = encoded
+                .get_or_insert_with(|| encode_message(message))
+                .clone();
             let bytes = message.len();
             let publish = LivePublish {
                 client_id: self.client.client_id.as_str().to_owned(),
@@ -183,7 +200,10 @@ impl Connection {
                 LiveWaiter::new(self.mailbox.clone(), tag)
             });
             link.send(ItemKind::Publish(publish), bytes, waiter);
-            self.waits_for = link.is_full().then_some(Destination::Peer(*node)).or(self.waits_for);
+            self.waits_for = link
+                .is_full()
+                .then_some(Destination::Peer(*node))
+                .or(self.waits_for);
         }
         self.outstanding = self.outstanding.saturating_add(u64::from(remote));
         (remote, matched_here)
@@ -231,9 +251,15 @@ impl Connection {
 
     /// A transient session suppresses repeats in memory until PUBREL.
     fn is_first(&mut self, packet_id: PacketId) -> Result<bool, End> {
-        let SessionPlace::Transient(session) = &mut self.place else { return Ok(true) };
+        let SessionPlace::Transient(session) = &mut self.place else {
+            return Ok(true);
+        };
         let mut outputs = Vec::new();
-        session.apply(clock::timestamp(), Input::ReceiveExactlyOnce { packet_id }, &mut outputs);
+        session.apply(
+            clock::timestamp(),
+            Input::ReceiveExactlyOnce { packet_id },
+            &mut outputs,
+        );
         match outputs.first() {
             Some(Output::Received { first }) => Ok(*first),
             _ => Err(receive_maximum_exceeded()),
@@ -288,8 +314,10 @@ impl Connection {
 
     /// Sends the PUBACKs and PUBRECs that are due, in the order of the PUBLISHes.
     pub(crate) fn acknowledge_publishes(&mut self) {
-        while let Some(publish) =
-            self.publishes.publishes.pop_front_if(|publish| publish.awaited == 0)
+        while let Some(publish) = self
+            .publishes
+            .publishes
+            .pop_front_if(|publish| publish.awaited == 0)
         {
             let reason_code = match (publish.qos, publish.rejected, publish.matched) {
                 (Qos::AtLeastOnce, true, _) => {
@@ -325,7 +353,11 @@ impl Connection {
             }
             SessionPlace::Transient(session) => {
                 let mut outputs = Vec::new();
-                session.apply(clock::timestamp(), Input::Pubrel { packet_id }, &mut outputs);
+                session.apply(
+                    clock::timestamp(),
+                    Input::Pubrel { packet_id },
+                    &mut outputs,
+                );
                 match outputs.first() {
                     Some(Output::PubrelAnswered { reason_code }) => *reason_code,
                     _ => ReasonCode::PacketIdentifierNotFound,

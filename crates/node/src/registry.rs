@@ -10,8 +10,8 @@ use raft_store::{ConnectionId, Epoch};
 use router::Router;
 use session::{Delivery, StoredMessage, Subscription, effective_qos};
 
-use crate::mailbox::{LiveOutcome, Mailbox};
 use crate::count;
+use crate::mailbox::{LiveOutcome, Mailbox};
 
 /// The connections of one life of this node.
 #[derive(Debug, Default)]
@@ -40,7 +40,10 @@ struct LiveConnection {
 impl Registry {
     /// Registers a new connection.
     pub(crate) fn open(&self, mailbox: &Arc<Mailbox>) -> ConnectionId {
-        let id = self.next_connection.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let id = self
+            .next_connection
+            .fetch_add(1, Ordering::Relaxed)
+            .saturating_add(1);
         let id = ConnectionId(id);
         self.mailboxes.insert(id, Arc::clone(mailbox));
         id
@@ -54,7 +57,9 @@ impl Registry {
 
     /// The mailbox of an open connection.
     pub(crate) fn mailbox(&self, connection: ConnectionId) -> Option<Arc<Mailbox>> {
-        self.mailboxes.get(&connection).map(|entry| Arc::clone(entry.value()))
+        self.mailboxes
+            .get(&connection)
+            .map(|entry| Arc::clone(entry.value()))
     }
 
     /// Lets a connection take part in the live plane.
@@ -66,7 +71,14 @@ impl Registry {
         mailbox: Arc<Mailbox>,
     ) {
         let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
-        live.connections.insert(connection, LiveConnection { client_id, hosted, mailbox });
+        live.connections.insert(
+            connection,
+            LiveConnection {
+                client_id,
+                hosted,
+                mailbox,
+            },
+        );
     }
 
     /// Takes a connection out of the live plane.
@@ -88,7 +100,9 @@ impl Registry {
             identifier: subscription.identifier,
         };
         let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
-        live.router.subscribe(connection, filter, subscription).is_some()
+        live.router
+            .subscribe(connection, filter, subscription)
+            .is_some()
     }
 
     /// Removes a subscription.
@@ -103,16 +117,24 @@ impl Registry {
         let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
         let mut matches = Vec::new();
         let is_publisher = |id: &ConnectionId| {
-            live.connections.get(id).is_some_and(|connection| connection.client_id == *publisher)
+            live.connections
+                .get(id)
+                .is_some_and(|connection| connection.client_id == *publisher)
         };
-        live.router.route(&message.topic, is_publisher, &mut matches);
+        live.router
+            .route(&message.topic, is_publisher, &mut matches);
         if matches.is_empty() {
             return 0;
         }
-        let body = Arc::new(StoredMessage { id: 0, message: message.detached() });
+        let body = Arc::new(StoredMessage {
+            id: 0,
+            message: message.detached(),
+        });
         let mut taken = 0_u32;
         for matched in matches {
-            let Some(connection) = live.connections.get(&matched.subscriber) else { continue };
+            let Some(connection) = live.connections.get(&matched.subscriber) else {
+                continue;
+            };
             let qos = effective_qos(message.qos, matched.qos);
             if connection.hosted && qos != Qos::AtMostOnce {
                 continue;
@@ -138,10 +160,10 @@ impl Registry {
         *fence = (*fence).max(epoch);
     }
 
-    /// Lifts the fence of this epoch.
+    /// Lifts the fence of this epoch or of an older one.
     pub(crate) fn fence_end(&self, client_id: &ClientId, epoch: Epoch) {
         let mut fences = self.fences.lock().unwrap_or_else(PoisonError::into_inner);
-        if fences.get(client_id) == Some(&epoch) {
+        if fences.get(client_id).is_some_and(|fence| *fence <= epoch) {
             fences.remove(client_id);
         }
     }

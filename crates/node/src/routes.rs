@@ -46,7 +46,10 @@ impl RouteMap {
     /// Knows nothing yet of `shards` shards.
     pub(crate) fn new(shards: u16) -> Self {
         let subscription_index = (0..shards).map(|shard| (ShardId(shard), 0)).collect();
-        let seen = Seen { subscription_index, announced: BTreeMap::new() };
+        let seen = Seen {
+            subscription_index,
+            announced: BTreeMap::new(),
+        };
         Self {
             table: RwLock::new(RouteTable::new()),
             announced: Mutex::new(BTreeMap::new()),
@@ -85,7 +88,10 @@ impl RouteMap {
     /// Takes the route changes of one applied entry.
     pub(crate) fn on_applied(&self, shard: ShardId, index: u64, effects: &[Effect]) {
         let is_route = |effect: &Effect| {
-            matches!(effect, Effect::RouteAdded { .. } | Effect::RouteRemoved { .. })
+            matches!(
+                effect,
+                Effect::RouteAdded { .. } | Effect::RouteRemoved { .. }
+            )
         };
         let changed = effects.iter().any(is_route);
         if changed {
@@ -115,7 +121,10 @@ impl RouteMap {
         position: (Incarnation, u64),
         filters: BTreeSet<TopicFilter>,
     ) {
-        let mut announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut announced = self
+            .announced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let known = announced.entry(node).or_default();
         let first = known.incarnation == Incarnation::default();
         if !first && (known.incarnation, known.number) >= position {
@@ -131,7 +140,11 @@ impl RouteMap {
                 table.remove(filter, target);
             }
         }
-        *known = Announced { incarnation: position.0, number: position.1, filters };
+        *known = Announced {
+            incarnation: position.0,
+            number: position.1,
+            filters,
+        };
         self.announcement_seen(node, position);
     }
 
@@ -143,8 +156,13 @@ impl RouteMap {
         filter: &TopicFilter,
         added: bool,
     ) -> bool {
-        let mut announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(known) = announced.get_mut(&node) else { return false };
+        let mut announced = self
+            .announced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = announced.get_mut(&node) else {
+            return false;
+        };
         if known.incarnation > incarnation {
             return true;
         }
@@ -174,15 +192,26 @@ impl RouteMap {
         &self,
         node: NodeId,
     ) -> Option<((Incarnation, u64), Vec<TopicFilter>)> {
-        let announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
+        let announced = self
+            .announced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let known = announced.get(&node)?;
-        Some(((known.incarnation, known.number), known.filters.iter().cloned().collect()))
+        Some((
+            (known.incarnation, known.number),
+            known.filters.iter().cloned().collect(),
+        ))
     }
 
     /// The transient sessions of a life of a node are gone, and its routes with them.
     pub(crate) fn life_ended(&self, node: NodeId, incarnation: Incarnation) {
-        let mut announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(known) = announced.get_mut(&node) else { return };
+        let mut announced = self
+            .announced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = announced.get_mut(&node) else {
+            return;
+        };
         if known.incarnation > incarnation {
             return;
         }
@@ -192,7 +221,11 @@ impl RouteMap {
             table.remove(filter, RouteTarget::Node(node));
         }
         // Every announcement of that life counts as seen: it has no subscription any more.
-        *known = Announced { incarnation, number: u64::MAX, filters: BTreeSet::new() };
+        *known = Announced {
+            incarnation,
+            number: u64::MAX,
+            filters: BTreeSet::new(),
+        };
         drop(table);
         self.announcement_seen(node, (incarnation, u64::MAX));
     }
@@ -212,7 +245,8 @@ impl RouteMap {
     pub(crate) fn seen(&self) -> Seen {
         let mut seen = self.listed();
         for (shard, applied) in (0..).map(ShardId).zip(&self.applied) {
-            seen.subscription_index.insert(shard, applied.load(Ordering::Acquire));
+            seen.subscription_index
+                .insert(shard, applied.load(Ordering::Acquire));
         }
         seen
     }
@@ -224,6 +258,10 @@ impl RouteMap {
 
     /// This node has announcements of that life of a node (or of a later one).
     pub(crate) fn knows(&self, node: NodeId, incarnation: Incarnation) -> bool {
-        self.seen.borrow().announced.get(&node).is_some_and(|(known, _)| *known >= incarnation)
+        self.seen
+            .borrow()
+            .announced
+            .get(&node)
+            .is_some_and(|(known, _)| *known >= incarnation)
     }
 }

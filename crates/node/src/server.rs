@@ -52,7 +52,8 @@ impl Server {
         let cluster_socket = bind_cluster(&config).await?;
         let mut listeners = Vec::new();
         for (place, listener) in config.listeners.iter().enumerate() {
-            listeners.push(Listener::bind(format!("listener.{place}.bind"), listener.clone()).await?);
+            listeners
+                .push(Listener::bind(format!("listener.{place}.bind"), listener.clone()).await?);
         }
         let members = members_of(&config);
         let dispatch = Arc::new(Dispatch::new(node, config.cluster.shards));
@@ -60,8 +61,9 @@ impl Server {
             let dispatch = Arc::clone(&dispatch);
             Arc::new(move |shard, index, applied| dispatch.on_applied(shard, index, applied))
         };
-        let shards =
-            Shards::start(store_config(&config, members.clone()), on_applied).await.map_err(store)?;
+        let shards = Shards::start(store_config(&config, members.clone()), on_applied)
+            .await
+            .map_err(store)?;
         let broker = broker(config, (node, members), shards, dispatch, health)?;
         let mut server = Self {
             broker,
@@ -99,7 +101,8 @@ impl Server {
             });
         }
         for (peer, address) in broker.peers() {
-            self.tasks.spawn(heartbeat::run(Arc::clone(broker), peer, address.clone()));
+            self.tasks
+                .spawn(heartbeat::run(Arc::clone(broker), peer, address.clone()));
         }
         self.tasks.spawn(heartbeat::keep_lease(Arc::clone(broker)));
         self.tasks.spawn(members::live(Arc::clone(broker)));
@@ -112,7 +115,8 @@ impl Server {
         let shards = || (0..broker.shards.count()).map(ShardId);
         for source in shards() {
             for target in shards().filter(|target| *target != source) {
-                self.tasks.spawn(outbox::drain(Arc::clone(broker), source, target));
+                self.tasks
+                    .spawn(outbox::drain(Arc::clone(broker), source, target));
             }
         }
         self.tasks.spawn(outbox::report_taken(Arc::clone(broker)));
@@ -139,8 +143,14 @@ impl Server {
         self.accepting.cancel();
         self.broker.stopping.send_replace(true);
         self.connections.close();
-        if timeout(CONNECTIONS_STOP_TIMEOUT, self.connections.wait()).await.is_err() {
-            tracing::warn!(open = self.connections.len(), "connections did not end in time");
+        if timeout(CONNECTIONS_STOP_TIMEOUT, self.connections.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                open = self.connections.len(),
+                "connections did not end in time"
+            );
         }
         self.broker.shards.hand_over().await;
         self.tasks.shutdown().await;
@@ -157,9 +167,11 @@ fn broker(
 ) -> Result<Arc<Broker>, StartError> {
     let address = |error| StartError::failed("an address in cluster.peers is not usable", error);
     let name = config.cluster.name.clone();
-    let forwarder =
-        Forwarder::new((node, name), Arc::clone(&shards), &members).map_err(address)?;
-    let peers = members.iter().filter(|(peer, _)| **peer != node).map(|(peer, a)| (*peer, a));
+    let forwarder = Forwarder::new((node, name), Arc::clone(&shards), &members).map_err(address)?;
+    let peers = members
+        .iter()
+        .filter(|(peer, _)| **peer != node)
+        .map(|(peer, a)| (*peer, a));
     let visibility = Visibility::new(peers).map_err(address)?;
     let cluster = &config.cluster;
     let lease = Lease::new(members.len(), cluster.lease, cluster.quorum_lost_after);
@@ -201,7 +213,9 @@ fn members_of(config: &Config) -> BTreeMap<NodeId, String> {
         return BTreeMap::from([(NodeId(config.node.id), unused_address().to_string())]);
     }
     let peers = config.cluster.peers.iter();
-    peers.map(|peer| (NodeId(peer.id), peer.address.to_string())).collect()
+    peers
+        .map(|peer| (NodeId(peer.id), peer.address.to_string()))
+        .collect()
 }
 
 /// What stands in the log for the only member; nobody connects to it.
@@ -250,11 +264,14 @@ async fn watch_health(broker: Arc<Broker>) {
         }
         for shard in broker.shards.iter() {
             count::raft_role(shard.id(), shard.is_leader());
+            broker.dispatch.set_leads(shard.id(), shard.is_leader());
         }
         if broker.lease.is_held() {
             broker.health.pass(Check::Lease);
         } else {
-            broker.health.fail(Check::Lease, "a majority of the nodes does not answer");
+            broker
+                .health
+                .fail(Check::Lease, "a majority of the nodes does not answer");
         }
     }
 }

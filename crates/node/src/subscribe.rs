@@ -68,7 +68,11 @@ impl Connection {
             self.send_suback(packet_id, reason_codes);
             return Ok(());
         }
-        let pending = Pending::Subscribe { packet_id, reason_codes, accepted: accepted.clone() };
+        let pending = Pending::Subscribe {
+            packet_id,
+            reason_codes,
+            accepted: accepted.clone(),
+        };
         self.subscriptions.pending.insert(tag, pending);
         match &self.place {
             SessionPlace::Hosted(_) => {
@@ -86,16 +90,25 @@ impl Connection {
 
     /// A transient session's subscriptions live on this node, which announces them.
     fn subscribe_here(&mut self, tag: u64, accepted: Vec<(TopicFilter, Subscription)>) {
-        let SessionPlace::Transient(session) = &mut self.place else { return };
+        let SessionPlace::Transient(session) = &mut self.place else {
+            return;
+        };
         let connection = self.client.holder.connection;
-        let mut newest = 0;
+        // A filter that existed may still be on its way to the peers.
+        let mut newest = self.life.newest_announcement();
         for (filter, subscription) in accepted {
-            let existed = self.life.registry.subscribe(connection, &filter, &subscription);
+            let existed = self
+                .life
+                .registry
+                .subscribe(connection, &filter, &subscription);
             if !existed {
                 newest = self.life.announce(&self.broker.dispatch.routes, &filter);
             }
             let mut outputs = Vec::new();
-            let input = Input::Subscribe { filter, subscription };
+            let input = Input::Subscribe {
+                filter,
+                subscription,
+            };
             session.apply(clock::timestamp(), input, &mut outputs);
         }
         self.await_visible(tag, Change::Announcement(self.life.id, newest));
@@ -140,15 +153,20 @@ impl Connection {
 
     /// The change is visible everywhere: SUBACK.
     pub(crate) fn on_visible(&mut self, tag: u64) {
-        if let Some(Pending::Subscribe { packet_id, reason_codes, .. }) =
-            self.subscriptions.pending.remove(&tag)
+        if let Some(Pending::Subscribe {
+            packet_id,
+            reason_codes,
+            ..
+        }) = self.subscriptions.pending.remove(&tag)
         {
             self.send_suback(packet_id, reason_codes);
         }
     }
 
     pub(crate) fn on_unsubscribe(&mut self, unsubscribe: Unsubscribe) -> Result<(), End> {
-        let Unsubscribe { packet_id, filters, .. } = unsubscribe;
+        let Unsubscribe {
+            packet_id, filters, ..
+        } = unsubscribe;
         match &mut self.place {
             SessionPlace::Hosted(_) => {
                 let tag = self.tag();
@@ -157,7 +175,9 @@ impl Connection {
                     epoch: self.client.epoch,
                     filters: filters.clone(),
                 };
-                self.subscriptions.pending.insert(tag, Pending::Unsubscribe { packet_id, filters });
+                self.subscriptions
+                    .pending
+                    .insert(tag, Pending::Unsubscribe { packet_id, filters });
                 self.command(self.client.shard, tag, &command);
             }
             SessionPlace::Transient(session) => {
@@ -181,8 +201,12 @@ impl Connection {
     }
 
     fn send_suback(&mut self, packet_id: PacketId, reason_codes: Vec<ReasonCode>) {
-        let suback =
-            Suback { packet_id, reason_string: None, user_properties: Vec::new(), reason_codes };
+        let suback = Suback {
+            packet_id,
+            reason_string: None,
+            user_properties: Vec::new(),
+            reason_codes,
+        };
         self.wire.send(&Packet::Suback(suback), self.client.version);
     }
 
@@ -197,7 +221,8 @@ impl Connection {
             user_properties: Vec::new(),
             reason_codes: existed.iter().map(code).collect(),
         };
-        self.wire.send(&Packet::Unsuback(unsuback), self.client.version);
+        self.wire
+            .send(&Packet::Unsuback(unsuback), self.client.version);
     }
 }
 

@@ -4,6 +4,7 @@
 //! passed: whoever renews its lease after that heard of the change from that majority, and has none
 //! before it has applied it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,16 +70,27 @@ impl Visibility {
             .map(|(peer, client)| ask(broker, *peer, client.clone(), change))
             .collect();
         let mut seen = 1_usize;
-        // Every node first; once a majority has seen it, at most one lease longer.
+        let mut long_over = broker.long_over();
+        let mut down = BTreeSet::new();
         while seen < broker.majority() {
             match asked.next().await {
-                Some(Answer::Seen) => seen = seen.saturating_add(1),
-                Some(Answer::Down) => {}
+                Some(answer) => {
+                    seen = seen.saturating_add(usize::from(answer.note(&mut long_over, &mut down)));
+                }
                 // Fewer than a majority are up: no lease, hence no acknowledgement.
                 None => std::future::pending().await,
             }
         }
-        let everybody = async { while asked.next().await.is_some() {} };
+        // A majority has seen it: from now on one lease is enough for everybody else.
+        let everybody = async {
+            while let Some(answer) = asked.next().await {
+                answer.note(&mut long_over, &mut down);
+            }
+            if !down.is_subset(&long_over) {
+                // Declared down, but perhaps still serving under a lease from before.
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
             () = everybody => {}
             () = sleep(broker.lease.duration()) => {}
@@ -86,9 +98,28 @@ impl Visibility {
     }
 }
 
+/// What came of asking a peer.
 enum Answer {
-    Seen,
-    Down,
+    /// It has seen the change, and says who has not served for longer than a lease.
+    Seen(BTreeSet<NodeId>),
+    /// No life of it serves.
+    Down(NodeId),
+}
+
+impl Answer {
+    /// Takes the answer into account. True: the peer has seen the change.
+    fn note(self, long_over: &mut BTreeSet<NodeId>, down: &mut BTreeSet<NodeId>) -> bool {
+        match self {
+            Self::Seen(theirs) => {
+                long_over.retain(|node| theirs.contains(node));
+                true
+            }
+            Self::Down(peer) => {
+                down.insert(peer);
+                false
+            }
+        }
+    }
 }
 
 /// Asks one peer until it has seen the change or is declared down.
@@ -100,11 +131,17 @@ async fn ask(
 ) -> Answer {
     loop {
         if !broker.live_nodes().contains_key(&peer) {
-            return Answer::Down;
+            return Answer::Down(peer);
         }
-        let asked = client.await_seen(AwaitSeenRequest { change: Some(to_proto(change)) });
+        let asked = client.await_seen(AwaitSeenRequest {
+            change: Some(to_proto(change)),
+        });
         match tokio::time::timeout(broker.lease.duration(), asked).await {
-            Ok(Ok(reply)) if reply.get_ref().seen => return Answer::Seen,
+            Ok(Ok(reply)) if reply.get_ref().seen => {
+                let long_over = reply.into_inner().long_over.into_iter();
+                let nodes = long_over.filter_map(|node| u16::try_from(node).ok());
+                return Answer::Seen(nodes.map(NodeId).collect());
+            }
             Ok(Ok(_)) => {}
             Ok(Err(_)) | Err(_) => sleep(RETRY_PAUSE).await,
         }
@@ -113,9 +150,10 @@ async fn ask(
 
 fn to_proto(change: Change) -> ProtoChange {
     match change {
-        Change::Shard(shard, index) => {
-            ProtoChange::Shard(ShardPosition { shard: u32::from(shard.0), index })
-        }
+        Change::Shard(shard, index) => ProtoChange::Shard(ShardPosition {
+            shard: u32::from(shard.0),
+            index,
+        }),
         Change::Announcement(life, number) => ProtoChange::Announcement(AnnouncementPosition {
             node: u32::from(life.node.0),
             incarnation: life.incarnation.0,

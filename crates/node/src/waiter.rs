@@ -28,7 +28,11 @@ impl Waiter for CommandWaiter {
     fn answered(self, index: u64, response: Response) {
         match self {
             Self::Connection { mailbox, tag } => {
-                mailbox.push(Mail::Answer { tag, index, response });
+                mailbox.push(Mail::Answer {
+                    tag,
+                    index,
+                    response,
+                });
             }
             // The task may have stopped waiting; then nobody needs the answer.
             Self::Task(task) => drop(task.send(response)),

@@ -62,6 +62,14 @@ impl Wire {
         }
     }
 
+    /// The client has closed the connection already. What it sent before is kept.
+    pub(crate) fn is_gone(&mut self) -> bool {
+        match self.reader.try_read_buf(&mut self.input) {
+            Ok(bytes) => bytes == 0,
+            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+        }
+    }
+
     /// Writes what waits and closes the socket, within a bounded time.
     pub(crate) async fn farewell(mut self) {
         let write = async {

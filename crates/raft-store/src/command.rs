@@ -287,10 +287,14 @@ pub enum Effect {
         /// Why.
         reason: CloseReason,
     },
-    /// All former connections of this connection's client are recorded closed: its fences may end.
-    FormersClosed {
-        /// The connection.
-        holder: Holder,
+    /// Every former connection of a client is recorded closed: the fences against them may go, some
+    /// time later. They may be recorded closed because their node was declared down, which the other
+    /// shards learn a moment after this one; until then only the fences keep them out.
+    FencesOver {
+        /// The client.
+        client_id: ClientId,
+        /// Its newest connection: fences of this one and of older ones may go.
+        epoch: Epoch,
     },
     /// A QoS 2 message for the transient sessions of one node.
     LiveOutbox {

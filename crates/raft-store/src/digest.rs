@@ -11,7 +11,9 @@ impl Machine {
     pub fn digest(&self) -> u64 {
         let mut hasher = Xxh3::new();
         for key in self.keys() {
-            let Some(record) = self.record(&key) else { continue };
+            let Some(record) = self.record(&key) else {
+                continue;
+            };
             for part in [encode_key(&key), encode_record(&record)] {
                 hasher.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
                 hasher.update(&part);

@@ -14,16 +14,17 @@ use crate::command::Answers;
 use crate::encoding::{decode_answers, decode_batch, encode_answers, encode_batch};
 use crate::error::WriteError;
 use crate::ids::{NodeId, ShardId};
-use crate::proto::holdfast::propose::v1::propose_reply::Outcome;
 use crate::proto::holdfast::propose::v1::proposals_client::ProposalsClient;
 use crate::proto::holdfast::propose::v1::proposals_server::{Proposals, ProposalsServer};
+use crate::proto::holdfast::propose::v1::propose_reply::Outcome;
 use crate::proto::holdfast::propose::v1::{ProposeReply, ProposeRequest};
 use crate::shard::Shard;
 use crate::shards::Shards;
 
-
 /// How long one attempt may take; then the same batch is sent again.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a peer is asked whether it is there, and how long it may take to say so.
+const PING_EVERY: Duration = Duration::from_secs(1);
 /// Larger than any batch: 1 MiB of commands plus one command of the largest packet size.
 const MESSAGE_BYTES_MAX: usize = 512 * 1024 * 1024;
 
@@ -35,6 +36,10 @@ pub fn peer_channel(address: &str) -> Result<Channel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?
         .connect_timeout(Duration::from_millis(500))
         .tcp_nodelay(true)
+        // A peer that was cut off is reached again soon after, not when TCP tries again.
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_EVERY)
+        .keep_alive_while_idle(true)
         .initial_stream_window_size(8 * 1024 * 1024)
         .initial_connection_window_size(16 * 1024 * 1024);
     Ok(endpoint.connect_lazy())
@@ -69,7 +74,12 @@ impl Forwarder {
                 .max_decoding_message_size(MESSAGE_BYTES_MAX);
             clients.insert(*peer, client);
         }
-        Ok(Self { node, cluster, shards, peers: clients })
+        Ok(Self {
+            node,
+            cluster,
+            shards,
+            peers: clients,
+        })
     }
 
     /// Writes a batch on the shard's leader and returns its answers.
@@ -77,7 +87,9 @@ impl Forwarder {
     /// # Errors
     /// Every error but `Stopped` means: send the same batch again.
     pub async fn send(&self, shard: ShardId, batch: &Batch) -> Result<Answers, WriteError> {
-        let Some(local) = self.shards.shard(shard) else { return Err(WriteError::Stopped) };
+        let Some(local) = self.shards.shard(shard) else {
+            return Err(WriteError::Stopped);
+        };
         let Some(leader) = local.leader() else {
             return Err(WriteError::NotLeader { leader: None });
         };
@@ -87,7 +99,15 @@ impl Forwarder {
             }
             self.send_to(leader, shard, batch).await
         };
-        timeout(ATTEMPT_TIMEOUT, attempt).await.unwrap_or(Err(WriteError::Unknown))
+        // A stopped leader answers nothing; the next one is known long before the time is up.
+        let mut watch = local.leader_watch();
+        let moved = watch.wait_for(|known| known.is_some_and(|known| known != leader));
+        tokio::select! {
+            result = timeout(ATTEMPT_TIMEOUT, attempt) => {
+                result.unwrap_or(Err(WriteError::Unknown))
+            }
+            _ = moved => Err(WriteError::Unknown),
+        }
     }
 
     async fn send_to(
@@ -122,7 +142,9 @@ impl Forwarder {
 
     /// Waits until the shard's leader as known here changes, at most `limit`.
     pub async fn leader_changed(&self, shard: ShardId, limit: Duration) {
-        let Some(local) = self.shards.shard(shard) else { return };
+        let Some(local) = self.shards.shard(shard) else {
+            return;
+        };
         let mut leader = local.leader_watch();
         leader.mark_unchanged();
         // Either outcome means: try again now.
@@ -146,8 +168,12 @@ impl ProposalService {
     }
 
     async fn write(&self, shard: u32, batch: Bytes) -> Result<Outcome, Status> {
-        let shard = u16::try_from(shard).ok().and_then(|id| self.shards.shard(ShardId(id)));
-        let Some(shard) = shard else { return Err(Status::not_found("no such shard here")) };
+        let shard = u16::try_from(shard)
+            .ok()
+            .and_then(|id| self.shards.shard(ShardId(id)));
+        let Some(shard) = shard else {
+            return Err(Status::not_found("no such shard here"));
+        };
         let batch =
             decode_batch(batch).map_err(|error| Status::invalid_argument(error.to_string()))?;
         Ok(match shard.write(batch).await {
@@ -166,12 +192,18 @@ impl Proposals for ProposalService {
         &self,
         request: Request<ProposeRequest>,
     ) -> Result<GrpcResponse<ProposeReply>, Status> {
-        let ProposeRequest { cluster, shard, batch } = request.into_inner();
+        let ProposeRequest {
+            cluster,
+            shard,
+            batch,
+        } = request.into_inner();
         if cluster != self.shards.cluster_name() {
             return Err(Status::permission_denied("another cluster"));
         }
         let outcome = self.write(shard, batch).await?;
-        Ok(GrpcResponse::new(ProposeReply { outcome: Some(outcome) }))
+        Ok(GrpcResponse::new(ProposeReply {
+            outcome: Some(outcome),
+        }))
     }
 }
 

@@ -146,11 +146,18 @@ impl Machine {
         let answers = match self.admit(batch, &mut effects) {
             Admission::Apply => self.apply_commands(index, batch, &mut effects),
             Admission::Repeat(answers) => answers,
-            Admission::Refuse(refusal) => {
-                batch.commands.iter().map(|_| Response::Refused(refusal)).collect()
-            }
+            Admission::Refuse(refusal) => batch
+                .commands
+                .iter()
+                .map(|_| Response::Refused(refusal))
+                .collect(),
         };
-        Applied { answers, effects, proposer: batch.proposer, sequence: batch.sequence }
+        Applied {
+            answers,
+            effects,
+            proposer: batch.proposer,
+            sequence: batch.sequence,
+        }
     }
 
     /// Shard time: the last applied leader time.
@@ -161,7 +168,9 @@ impl Machine {
 
     /// The newest known life of each node, and whether it was declared over.
     pub fn lives(&self) -> impl Iterator<Item = (NodeId, Incarnation, bool)> + '_ {
-        self.nodes.iter().map(|(node, record)| (*node, record.incarnation, record.down))
+        self.nodes
+            .iter()
+            .map(|(node, record)| (*node, record.incarnation, record.down))
     }
 
     /// Disconnected sessions whose deadline is not after `now`, at most `max`.
@@ -173,7 +182,10 @@ impl Machine {
             .take(max)
             .filter_map(|(_, client_id)| {
                 let record = self.sessions.get(client_id)?;
-                Some(DueSession { client_id: client_id.clone(), epoch: record.epoch })
+                Some(DueSession {
+                    client_id: client_id.clone(),
+                    epoch: record.epoch,
+                })
             })
             .collect()
     }
@@ -200,7 +212,8 @@ impl Machine {
         if record.incarnation > incarnation || record.down {
             return Admission::Refuse(Refusal::StaleIncarnation);
         }
-        if batch.sequence == record.last_sequence {
+        // 0 is no place in a stream: a new life has applied none.
+        if batch.sequence == record.last_sequence && batch.sequence > 0 {
             return Admission::Repeat(Arc::clone(&record.answers));
         }
         // Older ones are late copies that nobody waits for; with one batch in flight per proposer
@@ -231,6 +244,10 @@ impl Machine {
         answers
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one arm per command, without branches"
+    )]
     fn apply_command(
         &mut self,
         index: u64,
@@ -250,35 +267,61 @@ impl Machine {
                 Response::Done
             }
             Command::Connect(connect) => self.connect(*connect, effects),
-            Command::Disconnect { client_id, epoch, session_expiry_interval_s } => {
-                self.disconnect(&client_id, epoch, session_expiry_interval_s, effects)
-            }
-            Command::Subscribe { client_id, epoch, filters } => {
-                self.subscribe(&client_id, epoch, filters, effects)
-            }
-            Command::Unsubscribe { client_id, epoch, filters } => {
-                self.unsubscribe(&client_id, epoch, &filters, effects)
-            }
-            Command::Publish { client_id, epoch, message } => {
-                self.publish(&client_id, epoch, message, effects)
-            }
-            Command::ReceiveExactlyOnce { client_id, epoch, packet_id, message, shards, nodes } => {
+            Command::Disconnect {
+                client_id,
+                epoch,
+                session_expiry_interval_s,
+            } => self.disconnect(&client_id, epoch, session_expiry_interval_s, effects),
+            Command::Subscribe {
+                client_id,
+                epoch,
+                filters,
+            } => self.subscribe(&client_id, epoch, filters, effects),
+            Command::Unsubscribe {
+                client_id,
+                epoch,
+                filters,
+            } => self.unsubscribe(&client_id, epoch, &filters, effects),
+            Command::Publish {
+                client_id,
+                epoch,
+                message,
+            } => self.publish(&client_id, epoch, message, effects),
+            Command::ReceiveExactlyOnce {
+                client_id,
+                epoch,
+                packet_id,
+                message,
+                shards,
+                nodes,
+            } => {
                 let targets = publish::Targets { shards, nodes };
-                let reception =
-                    publish::Reception { client_id, epoch, packet_id, message, targets };
+                let reception = publish::Reception {
+                    client_id,
+                    epoch,
+                    packet_id,
+                    message,
+                    targets,
+                };
                 self.receive_exactly_once(reception, effects)
             }
-            Command::Release { client_id, epoch, packet_id } => {
-                self.release(&client_id, epoch, packet_id)
-            }
-            Command::Acknowledge { client_id, epoch, acknowledgements } => {
-                self.acknowledge(&client_id, epoch, &acknowledgements, effects)
-            }
+            Command::Release {
+                client_id,
+                epoch,
+                packet_id,
+            } => self.release(&client_id, epoch, packet_id),
+            Command::Acknowledge {
+                client_id,
+                epoch,
+                acknowledgements,
+            } => self.acknowledge(&client_id, epoch, &acknowledgements, effects),
             Command::Fence { client_id, epoch } => self.fence(client_id, epoch),
             Command::FenceEnd { client_id, epoch } => self.fence_end(&client_id, epoch),
-            Command::TakeOutbox { source, first, items } => {
-                self.take_outbox(source, first, items, effects)
-            }
+            Command::TakeOutbox {
+                source,
+                first,
+                items,
+            } => self.take_outbox(source, first, items, effects),
             Command::Taken { target, upto } => {
                 self.trim_outbox(target, upto);
                 Response::Done
@@ -292,9 +335,14 @@ impl Machine {
 
     /// A newer life of a node: every earlier one is over.
     fn begin_life(&mut self, node: NodeId, incarnation: Incarnation, effects: &mut Vec<Effect>) {
+        // Also lives that this shard knows only as targets of its outbox.
+        let earlier = Incarnation(incarnation.0.saturating_sub(1));
+        self.end_lives(node, earlier, effects);
         if let Some(previous) = self.nodes.get(&node) {
-            let previous = previous.incarnation;
-            self.end_lives(node, previous, effects);
+            effects.push(Effect::NodeDown {
+                node,
+                incarnation: previous.incarnation,
+            });
         }
         let record = NodeRecord {
             incarnation,
@@ -323,6 +371,7 @@ impl Machine {
         record.answers = Arc::new([]);
         self.changes.insert(StateKey::Node(node));
         self.end_lives(node, incarnation, effects);
+        effects.push(Effect::NodeDown { node, incarnation });
     }
 
     /// Records every connection of these lives closed, and forgets what only they could take.
@@ -339,7 +388,6 @@ impl Machine {
         for target in self.outbox.node_targets(node, upto) {
             self.drop_outbox_target(target);
         }
-        effects.push(Effect::NodeDown { node, incarnation: upto });
     }
 
     /// One client's connections on ended lives of a node.
@@ -351,19 +399,27 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) {
         let ended = |holder: &Holder| holder.node == node && holder.incarnation <= upto;
-        let Some(record) = self.sessions.get(client_id) else { return };
+        let Some(record) = self.sessions.get(client_id) else {
+            return;
+        };
         let former_epochs: Vec<Epoch> = record
             .formers
             .iter()
             .filter(|(_, holder)| ended(holder))
             .map(|(epoch, _)| *epoch)
             .collect();
-        let current = record.holder.filter(ended).map(|holder| (record.epoch, holder));
+        let current = record
+            .holder
+            .filter(ended)
+            .map(|holder| (record.epoch, holder));
         for epoch in former_epochs {
             self.former_closed(client_id, epoch, effects);
         }
         if let Some((epoch, holder)) = current {
-            effects.push(Effect::Close { holder, reason: CloseReason::NodeDown });
+            effects.push(Effect::Close {
+                holder,
+                reason: CloseReason::NodeDown,
+            });
             self.disconnect(client_id, epoch, None, effects);
         }
     }
@@ -380,7 +436,11 @@ impl Machine {
     }
 
     fn fence_end(&mut self, client_id: &ClientId, epoch: Epoch) -> Response {
-        if self.fences.get(client_id) == Some(&epoch) {
+        if self
+            .fences
+            .get(client_id)
+            .is_some_and(|fence| *fence <= epoch)
+        {
             self.fences.remove(client_id);
             self.changes.insert(StateKey::Fence(client_id.clone()));
         }
@@ -389,8 +449,14 @@ impl Machine {
 
     /// A publish from this connection must change nothing any more.
     fn is_stale_publisher(&self, client_id: &ClientId, epoch: Epoch) -> bool {
-        let fenced = self.fences.get(client_id).is_some_and(|fence| *fence > epoch);
-        let replaced = self.sessions.get(client_id).is_some_and(|record| record.epoch != epoch);
+        let fenced = self
+            .fences
+            .get(client_id)
+            .is_some_and(|fence| *fence > epoch);
+        let replaced = self
+            .sessions
+            .get(client_id)
+            .is_some_and(|record| record.epoch != epoch);
         fenced || replaced
     }
 

@@ -322,7 +322,9 @@ impl RaftNetworkV2<TypeConfig> for Network {
             Appends::Streamed => {
                 let network: &'s Self = self;
                 let opened = network.open_append_stream(input).then(pause_after_failure);
-                opened.map(|opened| opened.map(|answers| answers as BoxStream<'s, _>)).boxed()
+                opened
+                    .map(|opened| opened.map(|answers| answers as BoxStream<'s, _>))
+                    .boxed()
             }
         }
     }

@@ -81,7 +81,9 @@ impl<W> ProposerCore<W> {
         let mut waiters = Vec::new();
         let mut bytes = 0_usize;
         while commands.len() < BATCH_COMMANDS_MAX && bytes < BATCH_BYTES_MAX {
-            let Some((command, waiter)) = self.waiting.pop_front() else { break };
+            let Some((command, waiter)) = self.waiting.pop_front() else {
+                break;
+            };
             bytes = bytes.saturating_add(command.len());
             commands.push(command);
             waiters.push(waiter);
@@ -94,7 +96,10 @@ impl<W> ProposerCore<W> {
             leader_time: Timestamp::ZERO,
             commands,
         };
-        self.in_flight = Some(InFlight { batch: batch.clone(), waiters });
+        self.in_flight = Some(InFlight {
+            batch: batch.clone(),
+            waiters,
+        });
         Some(batch)
     }
 
@@ -112,8 +117,14 @@ impl<W> ProposerCore<W> {
         if !current {
             return Vec::new();
         }
-        let Some(in_flight) = self.in_flight.take() else { return Vec::new() };
-        in_flight.waiters.into_iter().zip(answers.iter().cloned()).collect()
+        let Some(in_flight) = self.in_flight.take() else {
+            return Vec::new();
+        };
+        in_flight
+            .waiters
+            .into_iter()
+            .zip(answers.iter().cloned())
+            .collect()
     }
 
     /// Bytes of the commands that wait for their batch.
@@ -230,7 +241,9 @@ impl<W: Waiter> Proposer<W> {
     }
 
     fn is_in_flight(&self, sequence: u64) -> bool {
-        self.lock().in_flight().is_some_and(|batch| batch.sequence == sequence)
+        self.lock()
+            .in_flight()
+            .is_some_and(|batch| batch.sequence == sequence)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, ProposerCore<W>> {

@@ -24,7 +24,10 @@ pub(super) struct TargetQueue {
 
 impl Default for TargetQueue {
     fn default() -> Self {
-        Self { next_number: 1, items: BTreeMap::new() }
+        Self {
+            next_number: 1,
+            items: BTreeMap::new(),
+        }
     }
 }
 
@@ -46,7 +49,9 @@ impl Outbox {
 
     /// Removes and returns the items up to a number.
     pub(super) fn trim(&mut self, target: OutboxTarget, upto: u64) -> Vec<(u64, OutboxItem)> {
-        let Some(queue) = self.targets.get_mut(&target) else { return Vec::new() };
+        let Some(queue) = self.targets.get_mut(&target) else {
+            return Vec::new();
+        };
         let kept = queue.items.split_off(&upto.saturating_add(1));
         let trimmed = std::mem::replace(&mut queue.items, kept);
         let bytes: u64 = trimmed.values().map(item_bytes).sum();
@@ -73,7 +78,9 @@ impl Outbox {
         number: u64,
         item: OutboxItem,
     ) -> bool {
-        let Some(queue) = self.targets.get_mut(&target) else { return false };
+        let Some(queue) = self.targets.get_mut(&target) else {
+            return false;
+        };
         if number >= queue.next_number {
             return false;
         }
@@ -96,7 +103,11 @@ impl Outbox {
             OutboxTarget::Node(of, incarnation) => *of == node && *incarnation <= upto,
             OutboxTarget::Shard(_) => false,
         };
-        self.targets.keys().filter(|target| belongs(target)).copied().collect()
+        self.targets
+            .keys()
+            .filter(|target| belongs(target))
+            .copied()
+            .collect()
     }
 
     pub(super) fn waiting_targets(&self) -> Vec<OutboxTarget> {
@@ -114,7 +125,9 @@ impl Outbox {
         max_items: usize,
         max_bytes: usize,
     ) -> VecDeque<(u64, OutboxItem)> {
-        let Some(queue) = self.targets.get(&target) else { return VecDeque::new() };
+        let Some(queue) = self.targets.get(&target) else {
+            return VecDeque::new();
+        };
         let mut bytes = 0_usize;
         queue
             .items

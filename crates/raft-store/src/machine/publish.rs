@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use codec::{ClientId, Message, PacketId, Qos, ReasonCode};
 use router::Match;
-use session::{Delivery, Input, Output, StoredMessage, effective_qos};
+use session::{Delivery, DropCause, Input, Output, StoredMessage, effective_qos};
 
 use super::{Body, Machine};
 use crate::command::{
@@ -50,7 +50,10 @@ impl Machine {
         let body = self.begin_body(message);
         let reached = self.deliver_here(client_id, &body, effects);
         self.finish_body(&body);
-        Response::Published { matched: reached.matched, rejected: reached.rejected }
+        Response::Published {
+            matched: reached.matched,
+            rejected: reached.rejected,
+        }
     }
 
     /// Records the packet id and hands the message on, in one step: a crash between the two can
@@ -60,7 +63,13 @@ impl Machine {
         reception: Reception,
         effects: &mut Vec<Effect>,
     ) -> Response {
-        let Reception { client_id, epoch, packet_id, message, targets } = reception;
+        let Reception {
+            client_id,
+            epoch,
+            packet_id,
+            message,
+            targets,
+        } = reception;
         let now = self.time;
         let Some(session) = self.current_session(&client_id, epoch) else {
             return Response::Refused(Refusal::StaleEpoch);
@@ -103,10 +112,12 @@ impl Machine {
         session.apply(now, Input::Pubrel { packet_id }, &mut outputs);
         self.changes.insert(StateKey::Inbound(client_id.clone()));
         match outputs.first() {
-            Some(Output::PubrelAnswered { reason_code }) => {
-                Response::Released { reason_code: *reason_code }
-            }
-            _ => Response::Released { reason_code: ReasonCode::PacketIdentifierNotFound },
+            Some(Output::PubrelAnswered { reason_code }) => Response::Released {
+                reason_code: *reason_code,
+            },
+            _ => Response::Released {
+                reason_code: ReasonCode::PacketIdentifierNotFound,
+            },
         }
     }
 
@@ -127,9 +138,10 @@ impl Machine {
             for acknowledgement in acknowledgements {
                 let input = match *acknowledgement {
                     Acknowledgement::Puback(packet_id) => Input::Puback { packet_id },
-                    Acknowledgement::Pubrec(packet_id, reason_code) => {
-                        Input::Pubrec { packet_id, reason_code }
-                    }
+                    Acknowledgement::Pubrec(packet_id, reason_code) => Input::Pubrec {
+                        packet_id,
+                        reason_code,
+                    },
                     Acknowledgement::Pubcomp(packet_id) => Input::Pubcomp { packet_id },
                 };
                 session.apply(now, input, &mut outputs);
@@ -148,7 +160,8 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) -> Response {
         let mut taken = self.taken.get(&source).copied().unwrap_or(0);
-        for (number, item) in (first..).zip(items) {
+        for (offset, item) in (0..).zip(items) {
+            let number = first.saturating_add(offset);
             if number <= taken {
                 continue;
             }
@@ -189,7 +202,10 @@ impl Machine {
         publisher: &ClientId,
         body: &Arc<StoredMessage>,
     ) -> (u64, OutboxItem) {
-        let item = OutboxItem { publisher: publisher.clone(), body: Arc::clone(body) };
+        let item = OutboxItem {
+            publisher: publisher.clone(),
+            body: Arc::clone(body),
+        };
         let number = self.outbox.push(target, item.clone());
         self.retain_body(body.id);
         self.changes.insert(StateKey::Outbox(target));
@@ -214,7 +230,12 @@ impl Machine {
         }
         let target = OutboxTarget::Node(node, incarnation);
         let (number, item) = self.put_into_outbox(target, publisher, body);
-        effects.push(Effect::LiveOutbox { node, incarnation, number, item });
+        effects.push(Effect::LiveOutbox {
+            node,
+            incarnation,
+            number,
+            item,
+        });
     }
 
     /// One copy for each session of this shard that takes the message on the durable plane.
@@ -225,7 +246,11 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) -> Reached {
         let mut matches = Vec::new();
-        self.router.route(&body.message.topic, |subscriber| subscriber == publisher, &mut matches);
+        self.router.route(
+            &body.message.topic,
+            |subscriber| subscriber == publisher,
+            &mut matches,
+        );
         let mut reached = Reached::default();
         for matched in matches {
             self.deliver_to(matched, body, &mut reached, effects);
@@ -247,8 +272,10 @@ impl Machine {
         }
         let now = self.time;
         let client_id = matched.subscriber;
-        let Some(session) =
-            self.sessions.get_mut(&client_id).and_then(|record| record.session.as_mut())
+        let Some(session) = self
+            .sessions
+            .get_mut(&client_id)
+            .and_then(|record| record.session.as_mut())
         else {
             return;
         };
@@ -266,6 +293,12 @@ impl Machine {
             match output {
                 Output::Queued { .. } => accepted = true,
                 Output::Send { delivery, .. } => accepted |= delivery.body.id == body.id,
+                // A QoS 2 publisher cannot be told: the loss is counted.
+                Output::Rejected if body.message.qos == Qos::ExactlyOnce => {
+                    effects.push(Effect::Dropped {
+                        cause: DropCause::QueueFullNewest,
+                    });
+                }
                 Output::Rejected => reached.rejected = true,
                 Output::SendPubrel { .. }
                 | Output::Completed { .. }
@@ -293,32 +326,57 @@ impl Machine {
         outputs: Vec<Output>,
         effects: &mut Vec<Effect>,
     ) {
-        let holder = self.sessions.get(client_id).and_then(|record| record.holder);
+        let holder = self
+            .sessions
+            .get(client_id)
+            .and_then(|record| record.holder);
         self.changes.insert(StateKey::Session(client_id.clone()));
         for output in outputs {
             match output {
-                Output::Send { position: Some(position), packet_id: Some(packet_id), delivery } => {
-                    self.changes.insert(StateKey::Delivery(client_id.clone(), position));
+                Output::Send {
+                    position: Some(position),
+                    packet_id: Some(packet_id),
+                    delivery,
+                } => {
+                    self.changes
+                        .insert(StateKey::Delivery(client_id.clone(), position));
                     if let Some(holder) = holder {
-                        effects.push(Effect::Send { holder, packet_id, delivery });
+                        effects.push(Effect::Send {
+                            holder,
+                            packet_id,
+                            delivery,
+                        });
                     }
                 }
-                Output::SendPubrel { position, packet_id, reason_code } => {
+                Output::SendPubrel {
+                    position,
+                    packet_id,
+                    reason_code,
+                } => {
                     if let Some(position) = position {
-                        self.changes.insert(StateKey::Delivery(client_id.clone(), position));
+                        self.changes
+                            .insert(StateKey::Delivery(client_id.clone(), position));
                     }
                     if let Some(holder) = holder {
-                        effects.push(Effect::SendPubrel { holder, packet_id, reason_code });
+                        effects.push(Effect::SendPubrel {
+                            holder,
+                            packet_id,
+                            reason_code,
+                        });
                     }
                 }
                 Output::Queued { position } | Output::Completed { position } => {
-                    self.changes.insert(StateKey::Delivery(client_id.clone(), position));
+                    self.changes
+                        .insert(StateKey::Delivery(client_id.clone(), position));
                 }
                 Output::Released { body } => self.release_body(body),
                 Output::Dropped { cause } => effects.push(Effect::Dropped { cause }),
                 Output::DisconnectQueueFull => {
                     if let Some(holder) = holder {
-                        effects.push(Effect::Close { holder, reason: CloseReason::QueueFull });
+                        effects.push(Effect::Close {
+                            holder,
+                            reason: CloseReason::QueueFull,
+                        });
                     }
                 }
                 // Answers, read by the caller; a copy without id never enters a hosted session.
@@ -339,13 +397,26 @@ impl Machine {
         let id = self.next_body;
         self.next_body = id.saturating_add(1);
         // Detached, so that a queued message does not pin the whole entry it came in.
-        let stored = Arc::new(StoredMessage { id, message: message.detached() });
-        self.bodies.insert(id, Body { stored: Arc::clone(&stored), references: 0 });
+        let stored = Arc::new(StoredMessage {
+            id,
+            message: message.detached(),
+        });
+        self.bodies.insert(
+            id,
+            Body {
+                stored: Arc::clone(&stored),
+                references: 0,
+            },
+        );
         stored
     }
 
     fn finish_body(&mut self, body: &Arc<StoredMessage>) {
-        if self.bodies.get(&body.id).is_some_and(|stored| stored.references == 0) {
+        if self
+            .bodies
+            .get(&body.id)
+            .is_some_and(|stored| stored.references == 0)
+        {
             self.bodies.remove(&body.id);
         }
     }
@@ -358,7 +429,9 @@ impl Machine {
     }
 
     pub(super) fn release_body(&mut self, id: u64) {
-        let Some(body) = self.bodies.get_mut(&id) else { return };
+        let Some(body) = self.bodies.get_mut(&id) else {
+            return;
+        };
         body.references = body.references.saturating_sub(1);
         self.changes.insert(StateKey::Body(id));
         if body.references == 0 {

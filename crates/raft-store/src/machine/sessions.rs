@@ -19,7 +19,12 @@ struct Previous {
 impl Machine {
     /// Takes the session over, resumes or clears it [MQTT-3.1.2-4..6, 3.1.4-3].
     pub(super) fn connect(&mut self, connect: Connect, effects: &mut Vec<Effect>) -> Response {
-        let Connect { client_id, holder, clean_start, .. } = connect;
+        let Connect {
+            client_id,
+            holder,
+            clean_start,
+            ..
+        } = connect;
         let epoch = Epoch(self.next_epoch);
         self.next_epoch = self.next_epoch.saturating_add(1);
         let (formers, previous) = self.take_over(&client_id, effects);
@@ -29,7 +34,10 @@ impl Machine {
         let mut session = resumed.or_else(|| hosted.then(|| Box::new(Session::new())));
 
         // What is in flight is read before the window is filled anew: the rest is sent without DUP.
-        let resend = session.as_ref().map(|session| session.resume()).unwrap_or_default();
+        let resend = session
+            .as_ref()
+            .map(|session| session.resume())
+            .unwrap_or_default();
         let mut outputs = Vec::new();
         let mut subscriptions = Vec::new();
         if let Some(session) = &mut session {
@@ -45,15 +53,34 @@ impl Machine {
                 .collect();
         }
         for (filter, subscription) in &subscriptions {
-            add_route(effects, filter, node_target(holder.node, subscription.options.qos));
+            add_route(
+                effects,
+                filter,
+                node_target(holder.node, subscription.options.qos),
+            );
         }
         let former_connections = !formers.is_empty();
-        self.held.insert((holder.node, holder.incarnation, client_id.clone()));
-        let record = SessionRecord { epoch, holder: Some(holder), formers, session };
+        self.held
+            .insert((holder.node, holder.incarnation, client_id.clone()));
+        let record = SessionRecord {
+            epoch,
+            holder: Some(holder),
+            formers,
+            session,
+        };
         self.sessions.insert(client_id.clone(), record);
-        effects.push(Effect::Resumed { holder, resend, subscriptions });
+        effects.push(Effect::Resumed {
+            holder,
+            resend,
+            subscriptions,
+        });
         self.carry_out(&client_id, outputs, effects);
-        Response::Connected { epoch, session_present, hosted, formers: former_connections }
+        Response::Connected {
+            epoch,
+            session_present,
+            hosted,
+            formers: former_connections,
+        }
     }
 
     /// Removes the client's record; its open connection becomes a former one and is told to close.
@@ -62,17 +89,27 @@ impl Machine {
         client_id: &ClientId,
         effects: &mut Vec<Effect>,
     ) -> (Vec<(Epoch, Holder)>, Option<Previous>) {
-        let Some(record) = self.sessions.remove(client_id) else { return (Vec::new(), None) };
+        let Some(record) = self.sessions.remove(client_id) else {
+            return (Vec::new(), None);
+        };
         let mut formers = record.formers;
         let connected = record.holder.is_some();
         if let Some(holder) = record.holder {
             formers.push((record.epoch, holder));
-            effects.push(Effect::Close { holder, reason: CloseReason::TakenOver });
+            effects.push(Effect::Close {
+                holder,
+                reason: CloseReason::TakenOver,
+            });
             if let Some(session) = &record.session {
                 remove_node_routes(session, holder.node, effects);
             }
         }
-        (formers, record.session.map(|session| Previous { connected, session }))
+        (
+            formers,
+            record
+                .session
+                .map(|session| Previous { connected, session }),
+        )
     }
 
     /// The session to resume, unless it is to be discarded or has ended.
@@ -117,7 +154,9 @@ impl Machine {
         };
         self.forget_held(client_id, &holder);
         self.changes.insert(StateKey::Session(client_id.clone()));
-        let Some(record) = self.sessions.get_mut(client_id) else { return Response::Done };
+        let Some(record) = self.sessions.get_mut(client_id) else {
+            return Response::Done;
+        };
         let Some(session) = record.session.take() else {
             self.forget_if_empty(client_id);
             return Response::Done;
@@ -143,7 +182,13 @@ impl Machine {
             return;
         }
         let mut outputs = Vec::new();
-        session.apply(self.time, Input::Disconnect { session_expiry_interval_s }, &mut outputs);
+        session.apply(
+            self.time,
+            Input::Disconnect {
+                session_expiry_interval_s,
+            },
+            &mut outputs,
+        );
         if let Some(deadline) = session.next_deadline() {
             self.deadlines.insert((deadline, client_id.clone()));
         }
@@ -163,14 +208,19 @@ impl Machine {
         let Some(record) = self.sessions.get_mut(client_id) else {
             return Response::Refused(Refusal::StaleEpoch);
         };
-        let Some(position) = record.formers.iter().position(|(former, _)| *former == epoch) else {
+        let Some(position) = record
+            .formers
+            .iter()
+            .position(|(former, _)| *former == epoch)
+        else {
             return Response::Refused(Refusal::StaleEpoch);
         };
         let (_, former) = record.formers.remove(position);
-        if record.formers.is_empty()
-            && let Some(holder) = record.holder
-        {
-            effects.push(Effect::FormersClosed { holder });
+        if record.formers.is_empty() {
+            effects.push(Effect::FencesOver {
+                client_id: client_id.clone(),
+                epoch: record.epoch,
+            });
         }
         self.forget_held(client_id, &former);
         self.changes.insert(StateKey::Session(client_id.clone()));
@@ -179,22 +229,24 @@ impl Machine {
     }
 
     /// Timer: ends the session if it is still without a connection and its deadline has passed.
-    pub(super) fn expire(
-        &mut self,
-        client_id: &ClientId,
-        epoch: Epoch,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub(super) fn expire(&mut self, client_id: &ClientId, epoch: Epoch, effects: &mut Vec<Effect>) {
         let now = self.time;
-        let Some(record) = self.sessions.get_mut(client_id) else { return };
+        let Some(record) = self.sessions.get_mut(client_id) else {
+            return;
+        };
         if record.epoch != epoch || record.holder.is_some() {
             return;
         }
-        let deadline = record.session.as_ref().and_then(|session| session.next_deadline());
+        let deadline = record
+            .session
+            .as_ref()
+            .and_then(|session| session.next_deadline());
         if deadline.is_none_or(|deadline| deadline > now) {
             return;
         }
-        let Some(session) = record.session.take() else { return };
+        let Some(session) = record.session.take() else {
+            return;
+        };
         if let Some(deadline) = deadline {
             self.deadlines.remove(&(deadline, client_id.clone()));
         }
@@ -216,8 +268,10 @@ impl Machine {
         for (filter, subscription) in filters {
             let filter = filter.detached();
             let qos = subscription.options.qos;
-            let input =
-                Input::Subscribe { filter: filter.clone(), subscription: subscription.clone() };
+            let input = Input::Subscribe {
+                filter: filter.clone(),
+                subscription: subscription.clone(),
+            };
             if !self.apply_to_session(client_id, input) {
                 return Response::Refused(Refusal::StaleEpoch);
             }
@@ -235,7 +289,8 @@ impl Machine {
                 self.remove_routes(&filter, replaced.options.qos, Some(holder), effects);
             }
             existed.push(replaced.is_some());
-            self.changes.insert(StateKey::Subscription(client_id.clone(), filter));
+            self.changes
+                .insert(StateKey::Subscription(client_id.clone(), filter));
         }
         Response::Subscribed { existed }
     }
@@ -252,7 +307,12 @@ impl Machine {
         };
         let mut existed = Vec::with_capacity(filters.len());
         for filter in filters {
-            if !self.apply_to_session(client_id, Input::Unsubscribe { filter: filter.clone() }) {
+            if !self.apply_to_session(
+                client_id,
+                Input::Unsubscribe {
+                    filter: filter.clone(),
+                },
+            ) {
                 return Response::Refused(Refusal::StaleEpoch);
             }
             let removed = self.router.unsubscribe(client_id, filter);
@@ -260,7 +320,8 @@ impl Machine {
                 self.remove_routes(filter, removed.options.qos, Some(holder), effects);
             }
             existed.push(removed.is_some());
-            self.changes.insert(StateKey::Subscription(client_id.clone(), filter.clone()));
+            self.changes
+                .insert(StateKey::Subscription(client_id.clone(), filter.clone()));
         }
         Response::Unsubscribed { existed }
     }
@@ -268,7 +329,10 @@ impl Machine {
     /// Applies an input whose outputs are only answers. False: no session is hosted here.
     fn apply_to_session(&mut self, client_id: &ClientId, input: Input) -> bool {
         let now = self.time;
-        let session = self.sessions.get_mut(client_id).and_then(|record| record.session.as_mut());
+        let session = self
+            .sessions
+            .get_mut(client_id)
+            .and_then(|record| record.session.as_mut());
         let Some(session) = session else { return false };
         let mut outputs: Vec<Output> = Vec::new();
         session.apply(now, input, &mut outputs);
@@ -290,7 +354,11 @@ impl Machine {
 
     fn current_holder(&self, client_id: &ClientId, epoch: Epoch) -> Option<Holder> {
         let record = self.sessions.get(client_id)?;
-        if record.epoch == epoch { record.holder } else { None }
+        if record.epoch == epoch {
+            record.holder
+        } else {
+            None
+        }
     }
 
     /// Ends a session: forgets its subscriptions, deliveries and bodies.
@@ -302,7 +370,8 @@ impl Machine {
     ) {
         for (filter, subscription) in session.subscriptions() {
             self.remove_routes(filter, subscription.options.qos, None, effects);
-            self.changes.insert(StateKey::Subscription(client_id.clone(), filter.clone()));
+            self.changes
+                .insert(StateKey::Subscription(client_id.clone(), filter.clone()));
         }
         self.router.remove(client_id);
         self.changes.insert(StateKey::Inbound(client_id.clone()));
@@ -325,13 +394,16 @@ impl Machine {
     /// Removes the index entry of a connection unless another one of this client shares it.
     fn forget_held(&mut self, client_id: &ClientId, gone: &Holder) {
         let shared = self.sessions.get(client_id).is_some_and(|record| {
-            let mut others = record.formers.iter().map(|(_, holder)| holder).chain(&record.holder);
-            others.any(|holder| {
-                holder.node == gone.node && holder.incarnation == gone.incarnation
-            })
+            let mut others = record
+                .formers
+                .iter()
+                .map(|(_, holder)| holder)
+                .chain(&record.holder);
+            others.any(|holder| holder.node == gone.node && holder.incarnation == gone.incarnation)
         });
         if !shared {
-            self.held.remove(&(gone.node, gone.incarnation, client_id.clone()));
+            self.held
+                .remove(&(gone.node, gone.incarnation, client_id.clone()));
         }
     }
 
@@ -362,7 +434,9 @@ impl Machine {
     pub(super) fn all_routes(&self) -> Vec<Effect> {
         let mut out = Vec::new();
         for record in self.sessions.values() {
-            let Some(session) = &record.session else { continue };
+            let Some(session) = &record.session else {
+                continue;
+            };
             for (filter, subscription) in session.subscriptions() {
                 let qos = subscription.options.qos;
                 if qos != Qos::AtMostOnce {
@@ -387,11 +461,17 @@ fn node_target(node: NodeId, granted: Qos) -> RouteTarget {
 }
 
 fn add_route(out: &mut Vec<Effect>, filter: &TopicFilter, target: RouteTarget) {
-    out.push(Effect::RouteAdded { filter: filter.clone(), target });
+    out.push(Effect::RouteAdded {
+        filter: filter.clone(),
+        target,
+    });
 }
 
 fn remove_route(out: &mut Vec<Effect>, filter: &TopicFilter, target: RouteTarget) {
-    out.push(Effect::RouteRemoved { filter: filter.clone(), target });
+    out.push(Effect::RouteRemoved {
+        filter: filter.clone(),
+        target,
+    });
 }
 
 fn remove_node_routes(session: &Session, node: NodeId, out: &mut Vec<Effect>) {

@@ -61,7 +61,12 @@ impl Machine {
     pub fn take_changes(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         std::mem::take(&mut self.changes)
             .iter()
-            .map(|key| (encode_key(key), self.record(key).map(|record| encode_record(&record))))
+            .map(|key| {
+                (
+                    encode_key(key),
+                    self.record(key).map(|record| encode_record(&record)),
+                )
+            })
             .collect()
     }
 
@@ -100,23 +105,27 @@ impl Machine {
                 last_sequence: record.last_sequence,
                 answers: Arc::clone(&record.answers),
             }),
-            StateKey::Taken(source) => {
-                self.taken.get(source).map(|upto| StateRecord::Taken { upto: *upto })
-            }
+            StateKey::Taken(source) => self
+                .taken
+                .get(source)
+                .map(|upto| StateRecord::Taken { upto: *upto }),
             StateKey::Body(id) => self.bodies.get(id).map(|body| StateRecord::Body {
                 message: body.stored.message.clone(),
                 references: body.references,
             }),
-            StateKey::Fence(client_id) => {
-                self.fences.get(client_id).map(|epoch| StateRecord::Fence { epoch: *epoch })
-            }
+            StateKey::Fence(client_id) => self
+                .fences
+                .get(client_id)
+                .map(|epoch| StateRecord::Fence { epoch: *epoch }),
             StateKey::Session(client_id) => {
-                self.sessions.get(client_id).map(|record| StateRecord::Session {
-                    epoch: record.epoch,
-                    holder: record.holder,
-                    formers: record.formers.clone(),
-                    hosted: record.session.as_ref().map(|session| session.meta()),
-                })
+                self.sessions
+                    .get(client_id)
+                    .map(|record| StateRecord::Session {
+                        epoch: record.epoch,
+                        holder: record.holder,
+                        formers: record.formers.clone(),
+                        hosted: record.session.as_ref().map(|session| session.meta()),
+                    })
             }
             StateKey::Inbound(client_id) => self.session(client_id).and_then(|session| {
                 let ids: Vec<_> = session.awaiting_pubrel().collect();
@@ -130,10 +139,13 @@ impl Machine {
                 .session(client_id)
                 .and_then(|session| session.delivery_record(*position))
                 .map(StateRecord::Delivery),
-            StateKey::Outbox(target) => self
-                .outbox
-                .target(*target)
-                .map(|queue| StateRecord::Outbox { next_number: queue.next_number }),
+            StateKey::Outbox(target) => {
+                self.outbox
+                    .target(*target)
+                    .map(|queue| StateRecord::Outbox {
+                        next_number: queue.next_number,
+                    })
+            }
             StateKey::OutboxItem(target, number) => {
                 let item = self.outbox.target(*target)?.items.get(number)?;
                 Some(StateRecord::OutboxItem {
@@ -150,10 +162,16 @@ impl Machine {
         keys.extend(self.nodes.keys().map(|node| StateKey::Node(*node)));
         keys.extend(self.taken.keys().map(|source| StateKey::Taken(*source)));
         keys.extend(self.bodies.keys().map(|id| StateKey::Body(*id)));
-        keys.extend(self.fences.keys().map(|client_id| StateKey::Fence(client_id.clone())));
+        keys.extend(
+            self.fences
+                .keys()
+                .map(|client_id| StateKey::Fence(client_id.clone())),
+        );
         for (client_id, record) in &self.sessions {
             keys.insert(StateKey::Session(client_id.clone()));
-            let Some(session) = &record.session else { continue };
+            let Some(session) = &record.session else {
+                continue;
+            };
             keys.insert(StateKey::Inbound(client_id.clone()));
             for (filter, _) in session.subscriptions() {
                 keys.insert(StateKey::Subscription(client_id.clone(), filter.clone()));
@@ -164,7 +182,12 @@ impl Machine {
         }
         for (target, queue) in self.outbox.targets() {
             keys.insert(StateKey::Outbox(*target));
-            keys.extend(queue.items.keys().map(|number| StateKey::OutboxItem(*target, *number)));
+            keys.extend(
+                queue
+                    .items
+                    .keys()
+                    .map(|number| StateKey::OutboxItem(*target, *number)),
+            );
         }
         keys
     }
@@ -173,6 +196,10 @@ impl Machine {
         self.sessions.get(client_id)?.session.as_deref()
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one arm per kind of record, without branches"
+    )]
     fn restore(
         &mut self,
         key: StateKey,
@@ -180,21 +207,47 @@ impl Machine {
         incoming: &mut Incoming,
     ) -> Result<(), StateError> {
         match (key, record) {
-            (StateKey::Counters, StateRecord::Counters { time, next_epoch, next_body }) => {
+            (
+                StateKey::Counters,
+                StateRecord::Counters {
+                    time,
+                    next_epoch,
+                    next_body,
+                },
+            ) => {
                 self.time = time;
                 self.next_epoch = next_epoch;
                 self.next_body = next_body;
             }
             (
                 StateKey::Node(node),
-                StateRecord::Node { incarnation, down, last_sequence, answers },
+                StateRecord::Node {
+                    incarnation,
+                    down,
+                    last_sequence,
+                    answers,
+                },
             ) => {
-                self.nodes.insert(node, NodeRecord { incarnation, down, last_sequence, answers });
+                self.nodes.insert(
+                    node,
+                    NodeRecord {
+                        incarnation,
+                        down,
+                        last_sequence,
+                        answers,
+                    },
+                );
             }
             (StateKey::Taken(source), StateRecord::Taken { upto }) => {
                 self.taken.insert(source, upto);
             }
-            (StateKey::Body(id), StateRecord::Body { message, references }) => {
+            (
+                StateKey::Body(id),
+                StateRecord::Body {
+                    message,
+                    references,
+                },
+            ) => {
                 let stored = Arc::new(StoredMessage { id, message });
                 self.bodies.insert(id, Body { stored, references });
             }
@@ -203,39 +256,60 @@ impl Machine {
             }
             (
                 StateKey::Session(client_id),
-                StateRecord::Session { epoch, holder, formers, hosted },
+                StateRecord::Session {
+                    epoch,
+                    holder,
+                    formers,
+                    hosted,
+                },
             ) => {
                 if let Some(meta) = hosted {
                     incoming.metas.insert(client_id.clone(), meta);
                 }
                 let connections = formers.iter().map(|(_, holder)| holder).chain(&holder);
                 for held in connections {
-                    self.held.insert((held.node, held.incarnation, client_id.clone()));
+                    self.held
+                        .insert((held.node, held.incarnation, client_id.clone()));
                 }
-                let record = SessionRecord { epoch, holder, formers, session: None };
+                let record = SessionRecord {
+                    epoch,
+                    holder,
+                    formers,
+                    session: None,
+                };
                 self.sessions.insert(client_id, record);
             }
             (StateKey::Inbound(client_id), StateRecord::Inbound(ids)) => {
-                incoming.inbound.insert(client_id, ids.into_iter().collect());
+                incoming
+                    .inbound
+                    .insert(client_id, ids.into_iter().collect());
             }
             (
                 StateKey::Subscription(client_id, filter),
                 StateRecord::Subscription(subscription),
             ) => {
-                incoming.subscriptions.entry(client_id).or_default().insert(filter, subscription);
+                incoming
+                    .subscriptions
+                    .entry(client_id)
+                    .or_default()
+                    .insert(filter, subscription);
             }
             (StateKey::Delivery(client_id, position), StateRecord::Delivery(delivery)) => {
-                incoming.deliveries.entry(client_id).or_default().insert(position, delivery);
+                incoming
+                    .deliveries
+                    .entry(client_id)
+                    .or_default()
+                    .insert(position, delivery);
             }
             (StateKey::Outbox(target), StateRecord::Outbox { next_number }) => {
                 self.outbox.restore_target(target, next_number);
             }
-            (
-                StateKey::OutboxItem(target, number),
-                StateRecord::OutboxItem { publisher, body },
-            ) => {
+            (StateKey::OutboxItem(target, number), StateRecord::OutboxItem { publisher, body }) => {
                 let body = self.body(body)?;
-                if !self.outbox.restore_item(target, number, OutboxItem { publisher, body }) {
+                if !self
+                    .outbox
+                    .restore_item(target, number, OutboxItem { publisher, body })
+                {
                     return Err(self.missing("the outbox target of an item"));
                 }
             }
@@ -249,12 +323,19 @@ impl Machine {
         for (client_id, meta) in std::mem::take(&mut incoming.metas) {
             let mut deliveries = BTreeMap::new();
             for (position, record) in incoming.deliveries.remove(&client_id).unwrap_or_default() {
-                let body = if record.body == 0 { None } else { Some(self.body(record.body)?) };
+                let body = if record.body == 0 {
+                    None
+                } else {
+                    Some(self.body(record.body)?)
+                };
                 deliveries.insert(position, DeliveryParts { record, body });
             }
             let parts = SessionParts {
                 meta,
-                subscriptions: incoming.subscriptions.remove(&client_id).unwrap_or_default(),
+                subscriptions: incoming
+                    .subscriptions
+                    .remove(&client_id)
+                    .unwrap_or_default(),
                 deliveries,
                 awaiting_pubrel: incoming.inbound.remove(&client_id).unwrap_or_default(),
             };
@@ -266,7 +347,11 @@ impl Machine {
             self.index_session(&client_id, session);
         }
         let orphan = !incoming.deliveries.is_empty() || !incoming.subscriptions.is_empty();
-        if orphan { Err(self.missing("the session of a delivery or subscription")) } else { Ok(()) }
+        if orphan {
+            Err(self.missing("the session of a delivery or subscription"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Puts a restored session in its place and into the derived indexes.
@@ -276,7 +361,8 @@ impl Machine {
                 options: subscription.options,
                 identifier: subscription.identifier,
             };
-            self.router.subscribe(client_id.clone(), filter, subscription);
+            self.router
+                .subscribe(client_id.clone(), filter, subscription);
         }
         if let Some(deadline) = session.next_deadline() {
             self.deadlines.insert((deadline, client_id.clone()));
@@ -292,6 +378,9 @@ impl Machine {
     }
 
     fn missing(&self, what: &'static str) -> StateError {
-        StateError::Missing { shard: self.shard, what }
+        StateError::Missing {
+            shard: self.shard,
+            what,
+        }
     }
 }
