@@ -15,7 +15,7 @@ use crate::dispatch::Dispatch;
 use crate::health::Health;
 use crate::lease::Lease;
 use crate::life::{Destination, Life};
-use crate::silence::Silence;
+use crate::silence::{Reports, Silence};
 use crate::visibility::Visibility;
 
 /// One node.
@@ -37,8 +37,12 @@ pub(crate) struct Broker {
     pub(crate) lease: Lease,
     /// What health checks see.
     pub(crate) health: Arc<Health>,
-    /// When each peer was last heard.
+    /// How long each peer has not been heard at all.
     pub(crate) silence: Silence,
+    /// How long each peer has not answered this node.
+    pub(crate) unanswered: Silence,
+    /// Whom the peers cannot reach.
+    pub(crate) reports: Reports,
     /// Whom to ask what they have seen.
     pub(crate) visibility: Arc<Visibility>,
     /// Some outbox of this node's replicas holds more than its bound.

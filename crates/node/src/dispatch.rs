@@ -30,6 +30,8 @@ pub(crate) struct Dispatch {
     pub(crate) lives_changed: Notify,
     /// Per node: the newest life that was declared over.
     over: RwLock<BTreeMap<NodeId, (Incarnation, Instant)>>,
+    /// Per node: when this process saw its newest life begin.
+    up: RwLock<BTreeMap<NodeId, Instant>>,
     /// Per node: the newest ended life that the current life told every shard about.
     told: Mutex<BTreeMap<NodeId, Incarnation>>,
     /// Fences that may go.
@@ -50,6 +52,7 @@ impl Dispatch {
             life: RwLock::new(None),
             lives_changed: Notify::new(),
             over: RwLock::new(BTreeMap::new()),
+            up: RwLock::new(BTreeMap::new()),
             told: Mutex::new(BTreeMap::new()),
             fences: OverFences::default(),
             began: Instant::now(),
@@ -92,6 +95,12 @@ impl Dispatch {
         over.get(&node)
             .map_or(self.began, |(_, since)| *since)
             .elapsed()
+    }
+
+    /// For how long this process has known the node's newest life.
+    pub(crate) fn up_for(&self, node: NodeId) -> Duration {
+        let up = self.up.read().unwrap_or_else(PoisonError::into_inner);
+        up.get(&node).unwrap_or(&self.began).elapsed()
     }
 
     /// Remembers whether this node leads a shard.
@@ -210,6 +219,10 @@ impl Dispatch {
             return;
         }
         tracing::info!(peer = %node, incarnation = %begun, "node up");
+        {
+            let mut up = self.up.write().unwrap_or_else(PoisonError::into_inner);
+            up.insert(node, Instant::now());
+        }
         if let Some(life) = life {
             life.peer_up(node, begun);
         }

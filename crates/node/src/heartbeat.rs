@@ -36,16 +36,29 @@ pub(crate) async fn run(broker: Arc<Broker>, peer: NodeId, address: String) {
     let mut tick = interval(broker.config.cluster.heartbeat);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut up = None;
+    let mut looked = clock::now();
     loop {
         tick.tick().await;
         let Some(life) = broker.dispatch.life() else {
             continue;
         };
         let answered = beat(&broker, &life, peer, &mut client).await;
+        // A pause of this node itself is not held against the peer.
+        let waited = clock::now()
+            .saturating_sub(looked)
+            .min(2 * broker.lease.duration());
+        looked = clock::now();
+        if !answered {
+            broker.unanswered.tick(peer, waited);
+        }
         if up != Some(answered) {
             up = Some(answered);
             count::peer_up(peer.0, answered);
-            tracing::info!(%peer, up = answered, "peer heartbeat");
+            if answered {
+                tracing::info!(%peer, address, "peer answers heartbeats");
+            } else {
+                tracing::warn!(%peer, address, "peer does not answer heartbeats");
+            }
         }
     }
 }
@@ -57,10 +70,15 @@ async fn beat(
     peer: NodeId,
     client: &mut PeersClient<Channel>,
 ) -> bool {
+    let unreachable = broker
+        .unanswered
+        .silent_for(broker.config.cluster.node_down_after);
+    let unreachable = unreachable.into_iter();
     let request = HeartbeatRequest {
         from: u32::from(life.id.node.0),
         from_incarnation: life.id.incarnation.0,
         cluster: broker.config.cluster.name.clone(),
+        unreachable: unreachable.map(|node| u32::from(node.0)).collect(),
     };
     let sent = clock::now();
     let Ok(reply) = timeout(broker.lease.duration(), client.heartbeat(request)).await else {
@@ -69,6 +87,7 @@ async fn beat(
     match reply {
         Ok(reply) => {
             broker.silence.heard(peer);
+            broker.unanswered.heard(peer);
             let needed = seen_from_proto(reply.into_inner());
             let missing = missing_announcements(&needed, &broker.dispatch.routes.seen());
             broker
@@ -89,6 +108,7 @@ async fn beat(
             // Unavailable: not up, or not yet caught up. Both mean: no lease from it.
             if status.code() == Code::Unavailable && status.message() == NOT_READY {
                 broker.silence.heard(peer);
+                broker.unanswered.heard(peer);
             }
             tracing::debug!(%peer, %status, "heartbeat not answered");
             false

@@ -45,6 +45,8 @@ pub(crate) struct Life {
     pub(crate) links: BTreeMap<NodeId, Arc<Link>>,
     proposers: Vec<Arc<Proposer<CommandWaiter>>>,
     announcer: Mutex<Announcer>,
+    /// Per peer: the newest life whose stream has reached this one.
+    heard: Mutex<BTreeMap<NodeId, Incarnation>>,
     ready: AtomicBool,
     /// Cancelled when the life is over: every connection closes.
     pub(crate) ended: CancellationToken,
@@ -86,6 +88,7 @@ impl Life {
             links,
             proposers,
             announcer: Mutex::new(Announcer::default()),
+            heard: Mutex::new(BTreeMap::new()),
             ready: AtomicBool::new(false),
             ended: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -249,6 +252,21 @@ impl Life {
                 .collect(),
         };
         link.restart(incarnation, ItemKind::Snapshot(snapshot));
+    }
+
+    /// A stream of that life of a peer has reached this one.
+    pub(crate) fn heard_from(&self, peer: NodeId, incarnation: Incarnation) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = heard.entry(peer).or_default();
+        *newest = (*newest).max(incarnation);
+    }
+
+    /// The streams between this life and that life of a peer are open, both ways.
+    pub(crate) fn is_connected_to(&self, peer: NodeId, incarnation: Incarnation) -> bool {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let inward = heard.get(&peer).is_some_and(|heard| *heard >= incarnation);
+        let link = self.links.get(&peer);
+        inward && link.is_some_and(|link| link.has_reached(incarnation))
     }
 
     /// This node's own announcements begin: none.

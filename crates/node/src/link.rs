@@ -49,6 +49,8 @@ struct Queue {
     to: Option<Incarnation>,
     /// The newest life of the peer that is over.
     ended: Incarnation,
+    /// The newest life of the peer that has welcomed a stream.
+    reached: Incarnation,
     last_sequence: u64,
     items: VecDeque<Waiting>,
     bytes: usize,
@@ -97,6 +99,7 @@ impl Link {
             let begun = Queue {
                 to: Some(to),
                 ended: queue.ended,
+                reached: queue.reached,
                 ..Queue::default()
             };
             let dropped = std::mem::replace(&mut *queue, begun);
@@ -118,6 +121,7 @@ impl Link {
             }
             let idle = Queue {
                 ended: queue.ended,
+                reached: queue.reached,
                 ..Queue::default()
             };
             std::mem::replace(&mut *queue, idle)
@@ -147,6 +151,11 @@ impl Link {
     /// The peer's life that items are for.
     pub(crate) fn peer_life(&self) -> Option<Incarnation> {
         self.lock().to
+    }
+
+    /// That life of the peer, or a later one, has welcomed a stream.
+    pub(crate) fn has_reached(&self, incarnation: Incarnation) -> bool {
+        self.lock().reached >= incarnation
     }
 
     /// More waits than the bound: QoS 0 is dropped, QoS 1 and 2 wait with `ready`.
@@ -221,6 +230,7 @@ impl Link {
             return Err(StreamError::Nonsense);
         };
         tracing::debug!(peer = %self.peer, received = sent, "live stream open");
+        self.lock().reached = to;
         self.acknowledged(to, sent);
         while self.lock().to == Some(to) {
             let next = self.next_after(sent);

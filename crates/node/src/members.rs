@@ -21,6 +21,8 @@ use crate::waiter::CommandWaiter;
 const DUTY_PERIOD: Duration = Duration::from_millis(100);
 /// Pause between attempts to begin a life.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// For how long a peer's word on whom it cannot reach counts.
+const REPORT_FRESH: Duration = Duration::from_secs(1);
 /// How long a host may take to refuse a connection.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Due sessions that one tick proposes to expire.
@@ -80,8 +82,9 @@ async fn begin(broker: &Broker) -> Incarnation {
     }
 }
 
-/// Until this life has applied what was committed before it in every shard, and knows the
-/// announcements of every node not declared down.
+/// Until this life has applied what was committed before it in every shard, knows the announcements
+/// of every node not declared down, and is connected to each of them both ways: of two nodes that
+/// cannot reach each other one must not serve.
 async fn catch_up(broker: &Broker, life: &Life) {
     broker
         .health
@@ -99,10 +102,13 @@ async fn catch_up(broker: &Broker, life: &Life) {
     loop {
         let changed = broker.dispatch.lives_changed.notified();
         let unknown = broker.live_nodes().into_iter().find(|(peer, incarnation)| {
-            *peer != broker.node && !broker.dispatch.routes.knows(*peer, *incarnation)
+            *peer != broker.node
+                && !(broker.dispatch.routes.knows(*peer, *incarnation)
+                    && life.is_connected_to(*peer, *incarnation))
         });
         let Some((peer, _)) = unknown else { break };
-        let reason = format!("waiting for the announcements of node {peer}");
+        let reason =
+            format!("waiting for node {peer}: its announcements, or a stream to or from it");
         broker.health.fail(Check::CaughtUp, &reason);
         // Looked at again in any case: the announcements may come through a third node.
         drop(timeout(RETRY_PAUSE, changed).await);
@@ -126,6 +132,7 @@ pub(crate) async fn duties(broker: Arc<Broker>) {
         led_zero = leads_zero;
         if leads_zero {
             declare_silent_nodes_down(&broker).await;
+            declare_cut_off_nodes_down(&broker).await;
         }
         fences::lift(&broker).await;
         for shard in (0..broker.shards.count()).map(ShardId) {
@@ -147,15 +154,37 @@ async fn declare_silent_nodes_down(broker: &Broker) {
         let dead = silent >= broker.config.cluster.node_down_after
             || (silent >= 2 * broker.config.cluster.heartbeat && refuses(address).await);
         if dead {
-            tracing::warn!(%peer, %incarnation, ?silent, "declaring node down");
-            let command = [Command::NodeDown {
-                node: peer,
-                incarnation,
-            }];
-            if let Err(error) = broker.propose_idempotent(ShardId::ZERO, &command).await {
-                tracing::debug!(%error, "node down not written, trying again");
-            }
+            declare_down(broker, peer, incarnation, "silent").await;
         }
+    }
+}
+
+/// Of two live nodes that cannot reach each other the one with the higher id goes: what one of them
+/// acknowledges on the live plane must reach the other. Its next life waits until they can.
+async fn declare_cut_off_nodes_down(broker: &Broker) {
+    let live = broker.live_nodes();
+    for (lower, higher) in broker.reports.cut_pairs(REPORT_FRESH) {
+        let (true, Some(incarnation)) = (live.contains_key(&lower), live.get(&higher).copied())
+        else {
+            continue;
+        };
+        // A life that has just begun was not reachable before; that is no cut.
+        let patience = broker.config.cluster.node_down_after;
+        let settled = [lower, higher]
+            .iter()
+            .all(|node| broker.dispatch.up_for(*node) > patience);
+        // Whom this node cannot reach itself is judged by its silence.
+        if settled && lower != broker.node && higher != broker.node {
+            declare_down(broker, higher, incarnation, "cut off from another node").await;
+        }
+    }
+}
+
+async fn declare_down(broker: &Broker, node: NodeId, incarnation: Incarnation, why: &str) {
+    tracing::warn!(peer = %node, %incarnation, why, "declaring node down");
+    let command = [Command::NodeDown { node, incarnation }];
+    if let Err(error) = broker.propose_idempotent(ShardId::ZERO, &command).await {
+        tracing::debug!(%error, "node down not written, trying again");
     }
 }
 

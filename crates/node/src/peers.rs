@@ -167,6 +167,7 @@ impl Peers for PeerService {
         // This node's replica of shard 0 may not know that life yet: what is sent to the peer from
         // now on is for it.
         life.peer_up(peer, from_incarnation);
+        life.heard_from(peer, from_incarnation);
         let last = self
             .received
             .begin(peer, from_incarnation, life.id.incarnation);
@@ -207,9 +208,16 @@ impl Peers for PeerService {
             from,
             from_incarnation,
             cluster,
+            unreachable,
         } = request.into_inner();
         let peer = self.admit(&cluster, from, Incarnation(from_incarnation))?;
         self.broker.silence.heard(peer);
+        let unreachable = unreachable
+            .into_iter()
+            .filter_map(|node| u16::try_from(node).ok());
+        self.broker
+            .reports
+            .note(peer, unreachable.map(NodeId).collect());
         let life = self.life()?;
         // A life that this node does not know yet gets no answer either: `long_over` relies on it.
         let known = self.broker.live_nodes().get(&peer) == Some(&Incarnation(from_incarnation));

@@ -24,7 +24,7 @@ use crate::health::{Check, Health};
 use crate::lease::Lease;
 use crate::listener::Listener;
 use crate::peers::PeerService;
-use crate::silence::Silence;
+use crate::silence::{Reports, Silence};
 use crate::visibility::Visibility;
 use crate::{count, heartbeat, members, outbox};
 
@@ -189,6 +189,8 @@ fn broker(
         lease,
         health,
         silence: Silence::default(),
+        unanswered: Silence::default(),
+        reports: Reports::default(),
         visibility: Arc::new(visibility),
         outbox_full: watch::Sender::new(false),
         stopping: watch::Sender::new(false),

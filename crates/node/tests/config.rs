@@ -128,6 +128,16 @@ fn a_right_configuration_is_confirmed() {
 }
 
 #[test]
+fn the_example_serves_every_member() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/example/node.toml");
+    let example = example.to_str().expect("a UTF-8 path");
+    for id in ["1", "2", "3"] {
+        let checked = output(&["config", "check", "--config", example, "--node-id", id]);
+        assert_eq!(checked.status.code(), Some(0), "{}", stderr(&checked));
+    }
+}
+
+#[test]
 fn each_mistake_is_one_line_with_file_line_key_and_what_is_allowed() {
     let folder = tempfile::tempdir().unwrap();
     let file = path_of(folder.path(), "holdfast.toml");
