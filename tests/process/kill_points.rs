@@ -41,6 +41,30 @@ async fn no_guarantee_breaks_wherever_a_node_is_killed() {
     times.check();
 }
 
+/// Kills that do not wait for anything, times the scale.
+const HASTY_KILLS: u32 = 12;
+/// Between two of them.
+const HASTY_SPAN_MS: u64 = 700;
+
+#[tokio::test]
+async fn nothing_is_lost_when_nodes_die_faster_than_they_recover() {
+    let name = "nothing_is_lost_when_nodes_die_faster_than_they_recover";
+    let mut cluster = Cluster::start(name, options()).await;
+    let load = Load::start(&cluster, "k-hasty").await;
+    for _ in 0..HASTY_KILLS * scale() {
+        let wait = cluster.random().below(HASTY_SPAN_MS);
+        let_pass(Duration::from_millis(wait)).await;
+        let ids = cluster.ids();
+        let victim = *cluster.random().choose(&ids);
+        // Often the one before is not ready yet: then there is no quorum for a while.
+        cluster.kill(victim);
+        cluster.restart(victim);
+    }
+    cluster.wait_ready().await;
+    load.progress(5).await;
+    load.finish(&cluster).await;
+}
+
 /// One client per boundary, version and shard, all on one node; all last packets leave in a burst,
 /// and the node is killed.
 async fn kill_at_each_boundary(

@@ -27,7 +27,7 @@ const CONNECTED_WITHIN: Duration = Duration::from_secs(60);
 /// How long one attempt to connect waits for CONNACK.
 const CONNACK_WITHIN: Duration = Duration::from_secs(10);
 /// Between two attempts to connect.
-const RETRY_AFTER: Duration = Duration::from_millis(20);
+const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// A peer that does not read for this long will not read.
 const WRITE_WITHIN: Duration = Duration::from_secs(5);
 

@@ -32,8 +32,8 @@ static CLUSTERS: Semaphore = Semaphore::const_new(CLUSTERS_MAX as usize);
 /// Until all nodes of a new or healed cluster are ready, on a busy machine.
 pub const READY_WITHIN: Duration = Duration::from_secs(60);
 /// Lines of history, and of each node's log, that a failing test prints.
-const HISTORY_LINES_MAX: usize = 4_000;
-const LOG_LINES_MAX: usize = 150;
+const HISTORY_LINES_MAX: usize = 2_000;
+const LOG_LINES_MAX: usize = 100;
 
 /// How a cluster is set up.
 #[derive(Debug, Clone)]
@@ -408,25 +408,43 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
+        if std::thread::panicking() {
+            crate::skip::report(&self.failure());
         }
-        let mut text = format!(
-            "\n==== {} failed ====\n{}",
-            self.name,
-            self.history.render(HISTORY_LINES_MAX)
-        );
+    }
+}
+
+impl Cluster {
+    /// What is printed of a failed test; everything is kept in files as well.
+    fn failure(&self) -> String {
+        let (name, seed) = (self.name, self.random.seed());
+        let history = self.history.render(HISTORY_LINES_MAX);
+        let mut text = format!("\n==== {name} failed ====\n{history}");
         for (id, node) in &self.nodes {
             let log = tail(&node.options.log, LOG_LINES_MAX);
             text.push_str(&format!("---- end of the log of node {id} ----\n{log}\n"));
         }
-        let seed = self.random.seed();
-        let again = format!(
-            "HOLDFAST_TEST_SEED={seed} cargo test --release -p node --test process {}",
-            self.name
-        );
-        text.push_str(&format!("---- again: {again} ----"));
-        crate::skip::report(&text);
+        let directory = std::env::temp_dir().join(format!("holdfast-failed-{name}-{seed}"));
+        let kept = match self.keep_files(&directory) {
+            Ok(()) => directory.display().to_string(),
+            Err(error) => format!("not kept: {error}"),
+        };
+        text.push_str(&format!("---- whole history and logs: {kept} ----\n"));
+        let again = format!("HOLDFAST_TEST_SEED={seed} cargo test --release -p node");
+        text.push_str(&format!("---- again: {again} --test process {name} ----"));
+        text
+    }
+
+    fn keep_files(&self, directory: &Path) -> std::io::Result<()> {
+        std::fs::create_dir_all(directory)?;
+        std::fs::write(
+            directory.join("history.txt"),
+            self.history.render(usize::MAX),
+        )?;
+        for (id, node) in &self.nodes {
+            std::fs::copy(&node.options.log, directory.join(format!("node-{id}.log")))?;
+        }
+        Ok(())
     }
 }
 

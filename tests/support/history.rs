@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// Lines kept; older ones are dropped (and counted), so that a long test stays bounded.
-const LINES_MAX: usize = 30_000;
+const LINES_MAX: usize = 200_000;
 
 /// Which way a packet went, seen from the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
