@@ -65,6 +65,31 @@ async fn nothing_is_lost_when_nodes_die_faster_than_they_recover() {
     load.finish(&cluster).await;
 }
 
+/// Suspensions, times the scale.
+const SLEEPS: u32 = 6;
+/// How long at most: below and above lease, election timeout and `quorum_lost_after`.
+const SLEEP_SPAN_MS: u64 = 3_500;
+
+#[tokio::test]
+async fn nothing_is_lost_or_repeated_when_nodes_sleep_at_random() {
+    let name = "nothing_is_lost_or_repeated_when_nodes_sleep_at_random";
+    let mut cluster = Cluster::start(name, options()).await;
+    let load = Load::start(&cluster, "k-sleep").await;
+    for _ in 0..SLEEPS * scale() {
+        let ids = cluster.ids();
+        let sleeper = *cluster.random().choose(&ids);
+        let asleep = cluster.random().below(SLEEP_SPAN_MS);
+        cluster.suspend(sleeper).await;
+        let_pass(Duration::from_millis(asleep)).await;
+        cluster.wake(sleeper);
+        let awake = cluster.random().below(HASTY_SPAN_MS);
+        let_pass(Duration::from_millis(awake)).await;
+    }
+    cluster.wait_ready().await;
+    load.progress(5).await;
+    load.finish(&cluster).await;
+}
+
 /// One client per boundary, version and shard, all on one node; all last packets leave in a burst,
 /// and the node is killed.
 async fn kill_at_each_boundary(
