@@ -68,10 +68,8 @@ fn three_shards_and_their_outboxes_do_what_the_models_do() {
     });
 }
 
-/// What no node would propose: nothing panics, each command is answered, nothing is left behind.
-#[test]
-fn nonsense_is_answered_and_changes_nothing() {
-    let mut shard = Tested::new(ShardId::ZERO);
+/// What no node would propose.
+fn nonsense() -> Vec<Command> {
     let (client_id, epoch) = (ClientId::new("nobody").unwrap(), Epoch(u64::MAX));
     let (node, last) = (NodeId(u16::MAX), Incarnation(u64::MAX));
     let message = Message {
@@ -124,6 +122,14 @@ fn nonsense_is_answered_and_changes_nothing() {
             incarnation: last,
         },
     ]);
+    commands
+}
+
+/// Nothing panics, each command is answered, nothing is left behind.
+#[test]
+fn nonsense_is_answered_and_changes_nothing() {
+    let mut shard = Tested::new(ShardId::ZERO);
+    let commands = nonsense();
     let idempotent = (ProposerId::Idempotent, 0);
     let of = |life| ProposerId::Node {
         node: NodeId(1),

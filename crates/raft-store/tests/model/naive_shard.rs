@@ -5,17 +5,20 @@
 //! `routes` counts.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use codec::{ClientId, Message, PacketId, Qos, ReasonCode, Timestamp, TopicFilter};
+use codec::{ClientId, ReasonCode, Timestamp, TopicFilter};
 use raft_store::{
     Acknowledgement, CloseReason, Command, Connect, Effect, Epoch, Holder, Incarnation, NodeId,
-    OutboxItem, OutboxTarget, ProposerId, Refusal, Response, RouteTarget, ShardId, StateKey,
-    StateRecord,
+    OutboxItem, OutboxTarget, ProposerId, Refusal, Response, RouteTarget, ShardId,
 };
-use session::{Delivery, DropCause, StoredMessage, Subscription};
+use session::{DropCause, Subscription};
 
 use super::naive_session::{NaiveSession, Said};
+
+#[path = "naive_shard/messages.rs"]
+mod messages;
+#[path = "naive_shard/view.rs"]
+mod view;
 
 /// How often each route entry is there.
 pub(crate) type Routes = BTreeMap<(TopicFilter, RouteTarget), u64>;
@@ -60,20 +63,6 @@ pub(crate) struct NaiveShard {
     taken: BTreeMap<ShardId, u64>,
     outbox: BTreeMap<OutboxTarget, Target>,
     effects: Vec<Effect>,
-}
-
-/// [MQTT-4.7.1-1], [MQTT-4.7.1-2]; no topic of these tests begins with `$`.
-fn matches(filter: &str, topic: &str) -> bool {
-    let (filter, mut topic) = (filter.split('/'), topic.split('/'));
-    for level in filter {
-        match (level, topic.next()) {
-            ("#", _) => return true,
-            ("+", Some(_)) => {}
-            (level, found) if Some(level) == found => {}
-            (_, _) => return false,
-        }
-    }
-    topic.next().is_none()
 }
 
 impl NaiveShard {
@@ -151,6 +140,7 @@ impl NaiveShard {
         commands.iter().map(apply).collect()
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm per command")]
     fn command(&mut self, index: u64, command: Command) -> Response {
         match command {
             Command::Hello => {}
@@ -393,10 +383,8 @@ impl NaiveShard {
             if client.open.take().is_none() {
                 return stale();
             }
-            let interval = interval.or(client
-                .session
-                .as_ref()
-                .map(|session| session.expiry_interval_s));
+            let own = client.session.as_ref();
+            let interval = interval.or_else(|| own.map(|session| session.expiry_interval_s));
             match &mut client.session {
                 Some(session) if interval != Some(0) => {
                     session.disconnect(self.time, interval.unwrap());
@@ -538,242 +526,8 @@ impl NaiveShard {
         }
         rejected
     }
-
-    // Messages.
-
-    fn publish(&mut self, client_id: &ClientId, epoch: Epoch, message: Message) -> Response {
-        let fenced = self
-            .fences
-            .get(client_id)
-            .is_some_and(|fence| epoch < *fence);
-        let replaced = self
-            .clients
-            .get(client_id)
-            .is_some_and(|client| client.epoch != epoch);
-        if fenced || replaced {
-            return stale();
-        }
-        let (matched, rejected) = self.deliver_here(client_id, &body(message));
-        Response::Published { matched, rejected }
-    }
-
-    fn receive_exactly_once(
-        &mut self,
-        (client_id, epoch, packet_id): (&ClientId, Epoch, PacketId),
-        message: Message,
-        shards: &[ShardId],
-        nodes: &[(NodeId, Incarnation)],
-    ) -> Response {
-        let Some(session) = self.open_session(client_id, epoch) else {
-            return stale();
-        };
-        match session.receive_exactly_once(packet_id) {
-            Some(true) => {}
-            Some(false) => return Response::Received { first: false },
-            None => return Response::ReceiveMaximumExceeded,
-        }
-        let item = OutboxItem {
-            publisher: client_id.clone(),
-            body: body(message),
-        };
-        for shard in shards {
-            if *shard == self.shard {
-                self.deliver_here(client_id, &item.body);
-            } else {
-                self.put(OutboxTarget::Shard(*shard), item.clone());
-            }
-        }
-        for &(node, incarnation) in nodes {
-            if !self.is_over(node, incarnation) {
-                let number = self.put(OutboxTarget::Node(node, incarnation), item.clone());
-                let item = item.clone();
-                self.effects.push(Effect::LiveOutbox {
-                    node,
-                    incarnation,
-                    number,
-                    item,
-                });
-            }
-        }
-        Response::Received { first: true }
-    }
-
-    fn put(&mut self, target: OutboxTarget, item: OutboxItem) -> u64 {
-        let target = self.outbox.entry(target).or_default();
-        target.given += 1;
-        target.items.insert(target.given, item);
-        target.given
-    }
-
-    fn take_outbox(&mut self, source: ShardId, first: u64, items: Vec<OutboxItem>) -> Response {
-        for (index, item) in items.into_iter().enumerate() {
-            let number = first.saturating_add(index as u64);
-            let taken = self.taken.get(&source).copied().unwrap_or(0);
-            if number > taken + 1 {
-                return Response::Refused(Refusal::Malformed);
-            }
-            if number == taken + 1 {
-                self.deliver_here(&item.publisher, &body(item.body.message.clone()));
-                self.taken.insert(source, number);
-            }
-        }
-        Response::Done
-    }
-
-    /// Every session with a matching subscription, once [MQTT-3.3.4-2] [MQTT-3.3.4-4].
-    fn deliver_here(&mut self, publisher: &ClientId, body: &Arc<StoredMessage>) -> (u32, bool) {
-        let (mut matched, mut rejected) = (0, false);
-        let ids: Vec<ClientId> = self.clients.keys().cloned().collect();
-        for client_id in ids {
-            let client = self.clients.get_mut(&client_id).unwrap();
-            let Some(session) = &mut client.session else {
-                continue;
-            };
-            let heard: Vec<&Subscription> = session
-                .subscriptions
-                .iter()
-                .filter(|(filter, _)| matches(filter.as_str(), body.message.topic.as_str()))
-                .filter(|(_, each)| !(each.options.no_local && client_id == *publisher))
-                .map(|(_, subscription)| subscription)
-                .collect();
-            let Some(granted) = heard.iter().map(|each| each.options.qos).max() else {
-                continue;
-            };
-            let qos = granted.min(body.message.qos);
-            if qos == Qos::AtMostOnce {
-                continue;
-            }
-            let retain_as_published = heard.iter().any(|each| each.options.retain_as_published);
-            let mut identifiers: Vec<_> = heard.iter().filter_map(|each| each.identifier).collect();
-            identifiers.sort();
-            let retain = retain_as_published && body.message.retain;
-            let delivery = Delivery {
-                body: Arc::clone(body),
-                qos,
-                retain,
-                identifiers,
-            };
-            let mut said = Vec::new();
-            session.deliver(delivery, &mut said);
-            matched += 1;
-            if self.tell(&client_id, said) {
-                match body.message.qos {
-                    // Its publisher cannot be told: PUBREC is already due.
-                    Qos::ExactlyOnce => self.effects.push(Effect::Dropped {
-                        cause: DropCause::QueueFullNewest,
-                    }),
-                    Qos::AtMostOnce | Qos::AtLeastOnce => rejected = true,
-                }
-            }
-        }
-        (matched, rejected)
-    }
-
-    // What there is to see.
-
-    /// The route entries that this state stands for (DESIGN section 3).
-    pub(crate) fn routes(&self) -> Routes {
-        let mut routes = Routes::new();
-        for client in self.clients.values() {
-            let subscriptions = client
-                .session
-                .iter()
-                .flat_map(|session| &session.subscriptions);
-            for (filter, subscription) in subscriptions {
-                let at_most_once = subscription.options.qos == Qos::AtMostOnce;
-                let durable = (!at_most_once).then_some(RouteTarget::Shard(self.shard));
-                let live = client.open.map(|holder| match at_most_once {
-                    true => RouteTarget::Node(holder.node),
-                    false => RouteTarget::NodeAtMostOnce(holder.node),
-                });
-                for target in durable.into_iter().chain(live) {
-                    *routes.entry((filter.clone(), target)).or_insert(0) += 1;
-                }
-            }
-        }
-        routes
-    }
-
-    /// What is to be stored, without counters and bodies.
-    pub(crate) fn records(&self) -> BTreeMap<StateKey, StateRecord> {
-        let mut records = BTreeMap::new();
-        for (node, life) in &self.lives {
-            let Life {
-                incarnation,
-                down,
-                last_sequence,
-                ..
-            } = *life;
-            let answers = life.answers.clone().into();
-            let record = StateRecord::Node {
-                incarnation,
-                down,
-                last_sequence,
-                answers,
-            };
-            records.insert(StateKey::Node(*node), record);
-        }
-        for (source, upto) in &self.taken {
-            records.insert(StateKey::Taken(*source), StateRecord::Taken { upto: *upto });
-        }
-        for (client_id, epoch) in &self.fences {
-            let record = StateRecord::Fence { epoch: *epoch };
-            records.insert(StateKey::Fence(client_id.clone()), record);
-        }
-        for (client_id, client) in &self.clients {
-            let record = StateRecord::Session {
-                epoch: client.epoch,
-                holder: client.open,
-                formers: client.formers.clone(),
-                hosted: client.session.as_ref().map(NaiveSession::meta),
-            };
-            records.insert(StateKey::Session(client_id.clone()), record);
-            let session = client.session.iter();
-            records.extend(session.flat_map(|session| session.records(client_id)));
-        }
-        for (target, Target { given, items }) in &self.outbox {
-            let next_number = given + 1;
-            records.insert(
-                StateKey::Outbox(*target),
-                StateRecord::Outbox { next_number },
-            );
-            for (number, OutboxItem { publisher, .. }) in items {
-                let publisher = publisher.clone();
-                let record = StateRecord::OutboxItem { publisher, body: 0 };
-                records.insert(StateKey::OutboxItem(*target, *number), record);
-            }
-        }
-        records
-    }
-
-    /// Disconnected sessions that end by `now`.
-    pub(crate) fn due(&self, now: Timestamp) -> Vec<(ClientId, Epoch)> {
-        let end = |client: &Client| client.session.as_ref().and_then(|session| session.ends_at);
-        let due = self
-            .clients
-            .iter()
-            .filter(|(_, client)| end(client).is_some_and(|end| end <= now));
-        due.map(|(client_id, client)| (client_id.clone(), client.epoch))
-            .collect()
-    }
-
-    pub(crate) fn taken(&self, source: ShardId) -> u64 {
-        self.taken.get(&source).copied().unwrap_or(0)
-    }
-
-    pub(crate) fn outbox_bytes(&self) -> u64 {
-        let items = self
-            .outbox
-            .values()
-            .flat_map(|target| target.items.values());
-        items.map(|item| item.body.message.size() as u64).sum()
-    }
 }
 
 fn stale() -> Response {
     Response::Refused(Refusal::StaleEpoch)
-}
-
-fn body(message: Message) -> Arc<StoredMessage> {
-    Arc::new(StoredMessage { id: 0, message })
 }

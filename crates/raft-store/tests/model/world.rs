@@ -9,21 +9,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use codec::{
-    ClientId, Message, MessageProperties, PacketId, Qos, ReasonCode, Timestamp, TopicName,
-};
+use codec::{ClientId, Timestamp};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 use raft_store::encoding::decode_command;
 use raft_store::{
-    Acknowledgement, Applied, Batch, Command, Connect, ConnectionId, Effect, Epoch, Holder,
-    Incarnation, NodeId, OutboxTarget, ProposerId, Response, ShardId, StateKey, encode_command,
+    Applied, Batch, Command, Connect, ConnectionId, Effect, Epoch, Holder, Incarnation, NodeId,
+    ProposerId, Response, ShardId, encode_command,
 };
-use session::SessionLimits;
 
-use super::action::{Action, Among, CLIENTS, Choice, NODES, PERSISTENT, Pick, TOPICS, Terms};
+use super::action::{Action, Among, CLIENTS, NODES, Pick, Terms};
 use super::oracle::Oracle;
 use super::tested::Tested;
+
+#[path = "world/messages.rs"]
+mod messages;
+#[path = "world/settle.rs"]
+mod settle;
 
 /// One life of a node.
 type Life = (NodeId, Incarnation);
@@ -92,6 +94,7 @@ impl World {
         &mut self.shards[usize::from(shard.0)]
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm per action")]
     pub(crate) fn step(&mut self, action: Action) -> TestCaseResult {
         match action {
             Action::Connect {
@@ -498,162 +501,6 @@ impl World {
         }
     }
 
-    // Messages.
-
-    fn message(&mut self, from: &Connection, topic: &str, qos: Qos, retain: bool) -> Message {
-        let number = self
-            .oracle
-            .published((&from.client_id, from.epoch), topic, qos);
-        Message {
-            topic: TopicName::try_from(topic).unwrap(),
-            payload: Bytes::from(number.to_string()),
-            qos,
-            retain,
-            properties: MessageProperties::default(),
-        }
-    }
-
-    fn publish(&mut self, mut pick: Pick, (topic, qos, retain): (usize, Qos, bool), shards: u8) {
-        // A closed connection has nothing to say: its node drops what it reads.
-        if pick.among == Among::All {
-            pick.among = Among::Unclosed;
-        }
-        let Some(connection) = self.pick(&pick) else {
-            return;
-        };
-        let Connection {
-            client_id,
-            home,
-            holder,
-            epoch,
-            ..
-        } = connection.clone();
-        let life = (holder.node, holder.incarnation);
-        // At QoS 2, what a session is kept for goes through its shard.
-        let is_persistent = CLIENTS[..PERSISTENT].contains(&client_id.as_str());
-        let qos = if is_persistent { Qos::AtLeastOnce } else { qos };
-        let message = self.message(&connection, TOPICS[topic], qos, retain);
-        for shard in self
-            .shard_ids()
-            .filter(|shard| shards & (1 << shard.0) != 0)
-        {
-            if shard != home && self.has_formers(&connection, shard) {
-                self.submit(
-                    shard,
-                    life,
-                    Command::Fence {
-                        client_id: client_id.clone(),
-                        epoch,
-                    },
-                );
-                self.connection(&connection).fenced.insert(shard);
-            }
-            let (client_id, message) = (client_id.clone(), message.clone());
-            self.submit(
-                shard,
-                life,
-                Command::Publish {
-                    client_id,
-                    epoch,
-                    message,
-                },
-            );
-        }
-    }
-
-    fn receive_exactly_once(
-        &mut self,
-        pick: Pick,
-        packet_id: PacketId,
-        (topic, retain): (usize, bool),
-        (shards, nodes): (u8, u8),
-    ) {
-        let Some(connection) = self.pick(&pick) else {
-            return;
-        };
-        let message = self.message(&connection, TOPICS[topic], Qos::ExactlyOnce, retain);
-        let shards = self
-            .shard_ids()
-            .filter(|shard| shards & (1 << shard.0) != 0)
-            .collect();
-        let nodes = (0..NODES.len())
-            .filter(|node| nodes & (1 << node) != 0)
-            .map(|node| {
-                *self
-                    .lives
-                    .iter()
-                    .rev()
-                    .find(|(of, _)| *of == NODES[node])
-                    .unwrap()
-            });
-        let nodes = nodes.collect();
-        self.submit_home(pick, |client_id, epoch| Command::ReceiveExactlyOnce {
-            client_id,
-            epoch,
-            packet_id,
-            message,
-            shards,
-            nodes,
-        });
-    }
-
-    fn acknowledgements(
-        &self,
-        connection: &Connection,
-        choices: &[Choice],
-    ) -> Vec<Acknowledgement> {
-        let ids = self.ids_in_flight(connection);
-        choices.iter().map(|choice| choice.resolve(&ids)).collect()
-    }
-
-    fn ids_in_flight(&self, connection: &Connection) -> Vec<PacketId> {
-        let model = &self.shards[usize::from(connection.home.0)].model;
-        let session = model
-            .clients
-            .get(&connection.client_id)
-            .and_then(|each| each.session.as_ref());
-        session
-            .map(|session| session.ids_in_flight())
-            .unwrap_or_default()
-    }
-
-    // Outboxes.
-
-    /// Items of one shard's outbox go to another, from `skip` places around where it is on.
-    fn take(&mut self, source: ShardId, target: ShardId, skip: i8, count: usize) -> TestCaseResult {
-        let taken = self.tested(target).model.taken(source);
-        let after = taken.saturating_add_signed(skip.into());
-        let machine = &self.tested(source).machine;
-        let items = machine.outbox_items(OutboxTarget::Shard(target), after, count, 64);
-        let Some((first, _)) = items.front().cloned() else {
-            return Ok(());
-        };
-        let items = items.into_iter().map(|(_, item)| item).collect();
-        let command = Command::TakeOutbox {
-            source,
-            first,
-            items,
-        };
-        self.apply(target, (ProposerId::Outbox { source }, 0), vec![command])?;
-        Ok(())
-    }
-
-    /// Every target's progress is recorded in the source.
-    fn trim(&mut self, source: ShardId) -> TestCaseResult {
-        for target in self.tested(source).machine.outbox_targets() {
-            let upto = match target {
-                OutboxTarget::Shard(shard) => self.tested(shard).model.taken(source),
-                OutboxTarget::Node(..) => {
-                    let machine = &self.tested(source).machine;
-                    let items = machine.outbox_items(target, 0, 3, usize::MAX);
-                    items.back().map_or(0, |(number, _)| *number)
-                }
-            };
-            self.apply_one(source, Command::Taken { target, upto })?;
-        }
-        Ok(())
-    }
-
     // Nodes and time.
 
     fn node_up(&mut self, node: NodeId) -> TestCaseResult {
@@ -685,117 +532,13 @@ impl World {
         sorted.sort();
         prop_assert_eq!(sorted, expected);
         if all {
+            // First, so that a timer of an older connection meets a session that is due.
             let connections = self.connections.iter().filter(|each| each.home == shard);
-            sessions.extend(connections.map(|each| (each.client_id.clone(), each.epoch)));
+            let timers = connections.map(|each| (each.client_id.clone(), each.epoch));
+            sessions = timers.chain(sessions).collect();
         }
         for (client_id, epoch) in sessions {
             self.apply_one(shard, Command::ExpireSession { client_id, epoch })?;
-        }
-        Ok(())
-    }
-
-    // The end.
-
-    /// Everything under way arrives and is acknowledged, all clients leave: nothing must be left.
-    pub(crate) fn settle(&mut self) -> TestCaseResult {
-        self.behind_ms = 0;
-        self.flush_all(|_, _| true)?;
-        for source in self.shard_ids() {
-            for target in self.shard_ids() {
-                while self.shards[usize::from(source.0)]
-                    .machine
-                    .outbox_targets()
-                    .contains(&OutboxTarget::Shard(target))
-                {
-                    self.take(source, target, 0, 3)?;
-                    self.trim(source)?;
-                }
-            }
-            while !self.tested(source).machine.outbox_targets().is_empty() {
-                self.trim(source)?;
-            }
-        }
-        self.oracle.check_taken()?;
-        self.node_up(NODES[0])?;
-        for client in 0..CLIENTS.len() {
-            self.drain_client(client)?;
-        }
-        self.end_everything()?;
-        for tested in &self.shards {
-            let is_numbering = |key: &&StateKey| {
-                matches!(
-                    key,
-                    StateKey::Counters | StateKey::Node(_) | StateKey::Taken(_)
-                ) || matches!(key, StateKey::Outbox(OutboxTarget::Shard(_)))
-            };
-            let left: Vec<_> = tested
-                .records
-                .keys()
-                .filter(|key| !is_numbering(key))
-                .collect();
-            prop_assert!(left.is_empty(), "left over: {left:?}");
-            prop_assert_eq!(tested.machine.session_count(), 0);
-            prop_assert_eq!(tested.machine.outbox_bytes(), 0);
-            prop_assert!(tested.machine.due(Timestamp::MAX, 1).is_empty());
-        }
-        Ok(())
-    }
-
-    /// A client connects once more, takes all that waits, and ends its session.
-    fn drain_client(&mut self, client: usize) -> TestCaseResult {
-        let terms = Terms {
-            clean_start: false,
-            expiry_interval_s: 60,
-            receive_maximum: 7,
-            limits: SessionLimits::default(),
-        };
-        self.connect(client, 0, false, terms)?;
-        let connection = self.connections.last().unwrap().clone();
-        loop {
-            let ids = self.ids_in_flight(&connection);
-            if ids.is_empty() {
-                break;
-            }
-            // What does not fit changes nothing.
-            let acknowledgements = ids.into_iter().flat_map(|id| {
-                [
-                    Acknowledgement::Puback(id),
-                    Acknowledgement::Pubrec(id, ReasonCode::Success),
-                    Acknowledgement::Pubcomp(id),
-                ]
-            });
-            let Connection {
-                client_id,
-                home,
-                holder,
-                epoch,
-                ..
-            } = connection.clone();
-            let acknowledgements = acknowledgements.collect();
-            let command = Command::Acknowledge {
-                client_id,
-                epoch,
-                acknowledgements,
-            };
-            self.submit(home, (holder.node, holder.incarnation), command);
-            self.flush_all(|_, _| true)?;
-        }
-        self.close(connection, Some(0))?;
-        self.flush_all(|_, _| true)
-    }
-
-    /// Former connections and fences go.
-    fn end_everything(&mut self) -> TestCaseResult {
-        for shard in self.shard_ids() {
-            for (node, incarnation) in self.lives.clone() {
-                self.apply_one(shard, Command::NodeDown { node, incarnation })?;
-            }
-            for Connection {
-                client_id, epoch, ..
-            } in self.connections.clone()
-            {
-                self.apply_one(shard, Command::FenceEnd { client_id, epoch })?;
-            }
         }
         Ok(())
     }

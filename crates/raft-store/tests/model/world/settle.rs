@@ -1,0 +1,116 @@
+//! The end of a run.
+
+use codec::{ReasonCode, Timestamp};
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
+use raft_store::{Acknowledgement, Command, OutboxTarget, StateKey};
+use session::SessionLimits;
+
+use super::super::action::{CLIENTS, NODES, Terms};
+use super::{Connection, World};
+
+impl World {
+    /// Everything under way arrives and is acknowledged, all clients leave: nothing must be left.
+    pub(crate) fn settle(&mut self) -> TestCaseResult {
+        self.behind_ms = 0;
+        self.flush_all(|_, _| true)?;
+        for source in self.shard_ids() {
+            for target in self.shard_ids() {
+                while self.shards[usize::from(source.0)]
+                    .machine
+                    .outbox_targets()
+                    .contains(&OutboxTarget::Shard(target))
+                {
+                    self.take(source, target, 0, 3)?;
+                    self.trim(source)?;
+                }
+            }
+            while !self.tested(source).machine.outbox_targets().is_empty() {
+                self.trim(source)?;
+            }
+        }
+        self.oracle.check_taken()?;
+        self.node_up(NODES[0])?;
+        for client in 0..CLIENTS.len() {
+            self.drain_client(client)?;
+        }
+        self.end_everything()?;
+        for tested in &self.shards {
+            let is_numbering = |key: &&StateKey| {
+                matches!(
+                    key,
+                    StateKey::Counters | StateKey::Node(_) | StateKey::Taken(_)
+                ) || matches!(key, StateKey::Outbox(OutboxTarget::Shard(_)))
+            };
+            let left: Vec<_> = tested
+                .records
+                .keys()
+                .filter(|key| !is_numbering(key))
+                .collect();
+            prop_assert!(left.is_empty(), "left over: {left:?}");
+            prop_assert_eq!(tested.machine.session_count(), 0);
+            prop_assert_eq!(tested.machine.outbox_bytes(), 0);
+            prop_assert!(tested.machine.due(Timestamp::MAX, 1).is_empty());
+        }
+        Ok(())
+    }
+
+    /// A client connects once more, takes all that waits, and ends its session.
+    fn drain_client(&mut self, client: usize) -> TestCaseResult {
+        let terms = Terms {
+            clean_start: false,
+            expiry_interval_s: 60,
+            receive_maximum: 7,
+            limits: SessionLimits::default(),
+        };
+        self.connect(client, 0, false, terms)?;
+        let connection = self.connections.last().unwrap().clone();
+        loop {
+            let ids = self.ids_in_flight(&connection);
+            if ids.is_empty() {
+                break;
+            }
+            // What does not fit changes nothing.
+            let acknowledgements = ids.into_iter().flat_map(|id| {
+                [
+                    Acknowledgement::Puback(id),
+                    Acknowledgement::Pubrec(id, ReasonCode::Success),
+                    Acknowledgement::Pubcomp(id),
+                ]
+            });
+            let Connection {
+                client_id,
+                home,
+                holder,
+                epoch,
+                ..
+            } = connection.clone();
+            let acknowledgements = acknowledgements.collect();
+            let command = Command::Acknowledge {
+                client_id,
+                epoch,
+                acknowledgements,
+            };
+            self.submit(home, (holder.node, holder.incarnation), command);
+            self.flush_all(|_, _| true)?;
+        }
+        self.close(connection, Some(0))?;
+        self.flush_all(|_, _| true)
+    }
+
+    /// Former connections and fences go.
+    fn end_everything(&mut self) -> TestCaseResult {
+        for shard in self.shard_ids() {
+            for (node, incarnation) in self.lives.clone() {
+                self.apply_one(shard, Command::NodeDown { node, incarnation })?;
+            }
+            for Connection {
+                client_id, epoch, ..
+            } in self.connections.clone()
+            {
+                self.apply_one(shard, Command::FenceEnd { client_id, epoch })?;
+            }
+        }
+        Ok(())
+    }
+}
