@@ -99,6 +99,7 @@ async fn catch_up(broker: &Broker, life: &Life) {
         // The sender lives as long as the life.
         drop(answer.await);
     }
+    repeat_declarations(broker, life);
     loop {
         let changed = broker.dispatch.lives_changed.notified();
         let unknown = broker.live_nodes().into_iter().find(|(peer, incarnation)| {
@@ -116,6 +117,24 @@ async fn catch_up(broker: &Broker, life: &Life) {
     life.set_ready();
     broker.health.pass(Check::CaughtUp);
     tracing::info!(incarnation = %life.id.incarnation, "caught up");
+}
+
+/// Declarations that this process did not see being applied precede everything that this life
+/// proposes for clients, as the others do (`Dispatch::node_down`).
+fn repeat_declarations(broker: &Broker, life: &Life) {
+    let Some(zero) = broker.shards.shard(ShardId::ZERO) else {
+        return;
+    };
+    let lives: Vec<_> = zero.with_machine(|machine| machine.lives().collect());
+    for (node, incarnation, down) in lives {
+        let others = life
+            .shards()
+            .filter(|shard| down && *shard != ShardId::ZERO);
+        for shard in others {
+            let command = Command::NodeDown { node, incarnation };
+            life.propose(shard, &command, CommandWaiter::None);
+        }
+    }
 }
 
 /// What this node owes as a leader, for ever.
@@ -173,8 +192,9 @@ async fn declare_cut_off_nodes_down(broker: &Broker) {
         let settled = [lower, higher]
             .iter()
             .all(|node| broker.dispatch.up_for(*node) > patience);
-        // Whom this node cannot reach itself is judged by its silence.
-        if settled && lower != broker.node && higher != broker.node {
+        // Both are alive: this node hears them. Whom it does not hear is judged by its silence.
+        let alive = |node: NodeId| broker.silence.was_heard(node, broker.lease.duration());
+        if settled && alive(lower) && alive(higher) {
             declare_down(broker, higher, incarnation, "cut off from another node").await;
         }
     }

@@ -11,12 +11,22 @@ use raft_store::NodeId;
 #[derive(Debug, Default)]
 pub(crate) struct Silence {
     peers: Mutex<BTreeMap<NodeId, Duration>>,
+    /// When each peer was heard last.
+    last_words: Mutex<BTreeMap<NodeId, Instant>>,
 }
 
 impl Silence {
     /// A peer was heard: it answered, or asked.
     pub(crate) fn heard(&self, peer: NodeId) {
         self.lock().insert(peer, Duration::ZERO);
+        self.last_words().insert(peer, Instant::now());
+    }
+
+    /// The peer was heard within this time, by the clock: certainly alive then.
+    pub(crate) fn was_heard(&self, peer: NodeId, within: Duration) -> bool {
+        self.last_words()
+            .get(&peer)
+            .is_some_and(|at| at.elapsed() <= within)
     }
 
     /// Nobody is judged for the time before this node's duty began.
@@ -37,6 +47,12 @@ impl Silence {
         let peers = self.lock();
         let silent = peers.iter().filter(|(_, silent)| **silent >= limit);
         silent.map(|(peer, _)| *peer).collect()
+    }
+
+    fn last_words(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, Instant>> {
+        self.last_words
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, Duration>> {
@@ -95,7 +111,9 @@ mod tests {
         silence.tick(NodeId(2), tick);
         silence.tick(NodeId(2), tick);
         assert_eq!(silence.silent_for(2 * tick), [NodeId(2)]);
+        assert!(!silence.was_heard(NodeId(2), Duration::from_secs(60)));
         silence.heard(NodeId(2));
         assert!(silence.silent_for(tick).is_empty());
+        assert!(silence.was_heard(NodeId(2), Duration::from_secs(60)));
     }
 }
