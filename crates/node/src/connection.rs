@@ -267,9 +267,13 @@ impl Connection {
     }
 
     fn take_mail(&mut self) -> Result<(), End> {
+        // Asked once: mail that was taken is not seen again.
+        let held = self.broker.lease.is_held();
+        if !held && !self.mailbox.is_closing() {
+            return Ok(());
+        }
         let mut mail = std::mem::take(&mut self.mail);
         self.mailbox.take(&mut mail);
-        let held = self.broker.lease.is_held();
         let mut result = Ok(());
         for piece in mail.drain(..) {
             // Counted also after the end: `drain` waits for the rest.
