@@ -223,9 +223,12 @@ impl Shard {
         let metrics = self.metrics.borrow_watched();
         match metrics.current_leader {
             None => false,
-            Some(leader) if leader == u64::from(self.node.0) => metrics
-                .last_quorum_acked
-                .is_some_and(|acknowledged| acknowledged.elapsed() <= limit),
+            Some(leader) if leader == u64::from(self.node.0) => {
+                // A quorum of one confirms itself; openraft notes only the answers of others.
+                let alone = metrics.membership_config.membership().voter_ids().count() == 1;
+                let acknowledged = metrics.last_quorum_acked;
+                alone || acknowledged.is_some_and(|at| at.elapsed() <= limit)
+            }
             Some(_) => self.heard.within(limit),
         }
     }
