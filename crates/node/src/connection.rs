@@ -16,7 +16,7 @@ use codec::{Disconnect, Packet, ProtocolVersion, ReasonCode, TopicName};
 use raft_store::{Acknowledgement, Command, Refusal, Response, ShardId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::broker::Broker;
 use crate::client::Client;
@@ -35,6 +35,8 @@ use crate::wire::Wire;
 const OUT_BYTES_HIGH: usize = 256 * 1024;
 /// Bytes read ahead while the node has no lease.
 const INPUT_BYTES_UNPROCESSED_MAX: usize = 64 * 1024;
+/// How often a connection looks at a lost lease.
+const LEASE_LOOK: Duration = Duration::from_millis(50);
 /// Far enough for "no deadline".
 const NO_DEADLINE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -177,7 +179,8 @@ impl Connection {
             if let Err(end) = self.work(&mut lease) {
                 return end;
             }
-            let wants_mail = self.wants_mail();
+            let held = self.broker.lease.is_held();
+            let wants_mail = self.wants_mail(held);
             let wants_packets = self.wants_packets();
             let has_capacity = self.had_capacity;
             let reads = wants_packets && has_capacity && self.has_room_for_input();
@@ -188,6 +191,10 @@ impl Connection {
                 {
                     if !matches!(written, Ok(bytes) if bytes > 0) {
                         return End::ClientGone;
+                    }
+                    // A client that reads slowly is alive, although nothing is read from it.
+                    if !reads {
+                        self.last_packet = Instant::now();
                     }
                 }
                 read = self.wire.reader.read_buf(&mut self.wire.input), if reads => {
@@ -200,13 +207,15 @@ impl Connection {
                 () = self.mailbox.closing(), if !wants_mail => {}
                 () = self.broker.capacity(&self.life, self.waits_for),
                     if wants_packets && !has_capacity => {}
+                // A lease that ran out and was renewed at once shows no change.
+                () = sleep(LEASE_LOOK), if !held => {}
                 // The senders live as long as the broker.
                 _ = lease.changed() => {}
                 _ = stopping.wait_for(|stopping| *stopping) => {
                     return End::closed(ReasonCode::ServerShuttingDown, "drain");
                 }
                 () = &mut keep_alive => {
-                    if !reads {
+                    if !reads && self.wire.output.len() < OUT_BYTES_HIGH {
                         // The client may have sent: it is this node that does not read.
                         self.last_packet = Instant::now();
                     }
@@ -228,7 +237,7 @@ impl Connection {
                 return Err(End::closed(ReasonCode::UseAnotherServer, "no_quorum"));
             }
         }
-        if self.wants_mail() {
+        if self.wants_mail(self.broker.lease.is_held()) {
             self.take_mail()?;
         }
         self.take_packets()?;
@@ -241,9 +250,8 @@ impl Connection {
     }
 
     /// Mail is taken while the client reads what it is sent and the node may send.
-    fn wants_mail(&self) -> bool {
-        self.mailbox.is_closing()
-            || (self.wire.output.len() < OUT_BYTES_HIGH && self.broker.lease.is_held())
+    fn wants_mail(&self, held: bool) -> bool {
+        self.mailbox.is_closing() || (self.wire.output.len() < OUT_BYTES_HIGH && held)
     }
 
     /// Packets are read while the client reads what it is sent and does not send too far ahead.

@@ -76,6 +76,16 @@ struct Answers {
     peers: BTreeMap<NodeId, PeerAnswers>,
 }
 
+impl Answers {
+    /// Whatever was answered to heartbeats sent before `now` counts for nothing.
+    fn forget(&mut self, now: Duration) {
+        *self = Self {
+            not_before: now,
+            peers: BTreeMap::new(),
+        };
+    }
+}
+
 /// The answers of one peer.
 #[derive(Debug, Default)]
 struct PeerAnswers {
@@ -88,6 +98,8 @@ struct PeerAnswers {
 /// A pause of this part of the lease makes the answers from before it worthless: long enough not to
 /// happen on a busy machine, short enough to notice a pause in which clients could move.
 const SLEPT_FRACTION: u32 = 4;
+/// A shorter pause is a busy machine, whatever the lease.
+const SLEPT_MIN: Duration = Duration::from_millis(200);
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -121,7 +133,7 @@ impl Lease {
     /// The task that looks at the lease has not run for longer than a busy machine explains.
     fn slept(&self, now_ms: u64) -> bool {
         let looked_at = self.looked_at_ms.load(Ordering::Acquire);
-        now_ms.saturating_sub(looked_at) > millis(self.duration / SLEPT_FRACTION)
+        now_ms.saturating_sub(looked_at) > millis((self.duration / SLEPT_FRACTION).max(SLEPT_MIN))
     }
 
     /// Changes of the state, for those who must act on them.
@@ -131,7 +143,7 @@ impl Lease {
 
     /// A peer answered the heartbeat sent at `sent`, listing `needed`.
     pub(crate) fn answered(&self, peer: NodeId, sent: Duration, needed: Seen, seen: &Seen) {
-        let mut all = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.lock();
         if sent < all.not_before {
             return;
         }
@@ -140,64 +152,63 @@ impl Lease {
             answers.counted = answers.counted.max(Some(sent));
             answers.waiting = None;
         } else {
-            answers.waiting = Some((sent, needed));
+            // The oldest one: it is the first to be covered, also while new changes keep coming.
+            answers.waiting.get_or_insert((sent, needed));
         }
     }
 
     /// Forgets all answers: a new life begins without a lease.
     pub(crate) fn reset(&self) {
+        let mut answers = self.lock();
         let now = clock::now();
-        self.forget_answers(now);
+        answers.forget(now);
         let until = self.until_ms.load(Ordering::Acquire).min(millis(now));
         self.until_ms.store(until, Ordering::Release);
         self.publish();
     }
 
-    fn forget_answers(&self, now: Duration) {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        *answers = Answers {
-            not_before: now,
-            peers: BTreeMap::new(),
-        };
-    }
-
     /// Renews the lease from what has been answered; `seen` is what this node has applied by now.
     /// `ready`: this life has caught up and may serve at all.
     pub(crate) fn renew(&self, seen: &Seen, ready: bool) {
+        let mut answers = self.lock();
         // A lease that has run out is seen by those who wait before it is renewed.
         self.publish();
         let now = clock::now();
         if self.slept(millis(now)) {
-            self.forget_answers(now);
+            answers.forget(now);
         }
-        self.looked_at_ms.store(millis(now), Ordering::Release);
-        let end = if ready { self.end(seen) } else { 0 };
+        let end = if ready {
+            self.end(&mut answers, seen)
+        } else {
+            0
+        };
         // Lost now, not long ago: `quorum_lost_after` counts from here.
         let until = end.max(self.until_ms.load(Ordering::Acquire).min(millis(now)));
         self.until_ms.store(until, Ordering::Release);
+        self.looked_at_ms.store(millis(now), Ordering::Release);
         self.publish();
     }
 
-    fn end(&self, seen: &Seen) -> u64 {
+    fn end(&self, answers: &mut Answers, seen: &Seen) -> u64 {
         let Some(index) = self.answers_needed.checked_sub(1) else {
             return u64::MAX;
         };
-        let mut all = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        for answers in all.peers.values_mut() {
-            let applied = answers.waiting.take_if(|(_, needed)| seen.covers(needed));
+        for peer in answers.peers.values_mut() {
+            let applied = peer.waiting.take_if(|(_, needed)| seen.covers(needed));
             if let Some((sent, _)) = applied {
-                answers.counted = answers.counted.max(Some(sent));
+                peer.counted = peer.counted.max(Some(sent));
             }
         }
-        let mut counted: Vec<Duration> = all
-            .peers
-            .values()
-            .filter_map(|answers| answers.counted)
-            .collect();
+        let counted = answers.peers.values().filter_map(|peer| peer.counted);
+        let mut counted: Vec<Duration> = counted.collect();
         counted.sort_unstable_by(|a, b| b.cmp(a));
         counted
             .get(index)
             .map_or(0, |sent| millis(sent.saturating_add(self.duration)))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells those who wait when the state has changed.
@@ -270,12 +281,12 @@ mod tests {
 
     #[test]
     fn a_node_that_slept_must_be_answered_again() {
-        let lease = Lease::new(3, Duration::from_millis(400), Duration::from_secs(3));
+        let lease = Lease::new(3, Duration::from_secs(60), Duration::from_secs(3));
         lease.renew(&seen(0), true);
         lease.answered(NodeId(2), clock::now(), seen(0), &seen(0));
         lease.renew(&seen(0), true);
         assert!(lease.is_held());
-        let asleep = millis(clock::now()).saturating_sub(101);
+        let asleep = millis(clock::now()).saturating_sub(15_001);
         lease.looked_at_ms.store(asleep, Ordering::Release);
         assert!(!lease.is_held());
         let before = clock::now();

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::broker::{Broker, incarnation_of};
+use crate::clock;
 use crate::fences;
 use crate::health::Check;
 use crate::life::{Life, LifeId};
@@ -19,6 +20,8 @@ use crate::waiter::CommandWaiter;
 
 /// How often a leader looks at the other nodes.
 const DUTY_PERIOD: Duration = Duration::from_millis(100);
+/// Of a longer time between two looks only this much counts as silence of a peer.
+const DUTY_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Pause between attempts to begin a life.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// For how long a peer's word on whom it cannot reach counts.
@@ -126,11 +129,14 @@ fn repeat_declarations(broker: &Broker, life: &Life) {
         return;
     };
     let lives: Vec<_> = zero.with_machine(|machine| machine.lives().collect());
-    for (node, incarnation, down) in lives {
-        let others = life
-            .shards()
-            .filter(|shard| down && *shard != ShardId::ZERO);
-        for shard in others {
+    for (node, newest, down) in lives {
+        // Where the newest life is not over, those before it are.
+        let incarnation = if down {
+            newest
+        } else {
+            Incarnation(newest.0.saturating_sub(1))
+        };
+        for shard in life.shards().filter(|shard| *shard != ShardId::ZERO) {
             let command = Command::NodeDown { node, incarnation };
             life.propose(shard, &command, CommandWaiter::None);
         }
@@ -142,15 +148,19 @@ pub(crate) async fn duties(broker: Arc<Broker>) {
     let mut tick = interval(DUTY_PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut led_zero = false;
+    let mut looked = clock::now();
     loop {
         tick.tick().await;
+        // A pause of this node itself is not held against the peers.
+        let waited = clock::now().saturating_sub(looked).min(DUTY_PAUSE_MAX);
+        looked = clock::now();
         let leads_zero = broker.leads(ShardId::ZERO);
         if leads_zero && !led_zero {
             broker.silence.reset();
         }
         led_zero = leads_zero;
         if leads_zero {
-            declare_silent_nodes_down(&broker).await;
+            declare_silent_nodes_down(&broker, waited).await;
             declare_cut_off_nodes_down(&broker).await;
         }
         fences::lift(&broker).await;
@@ -163,13 +173,13 @@ pub(crate) async fn duties(broker: Arc<Broker>) {
     }
 }
 
-async fn declare_silent_nodes_down(broker: &Broker) {
+async fn declare_silent_nodes_down(broker: &Broker, waited: Duration) {
     let live = broker.live_nodes();
     for (peer, address) in broker.peers() {
         let Some(incarnation) = live.get(&peer).copied() else {
             continue;
         };
-        let silent = broker.silence.tick(peer, DUTY_PERIOD);
+        let silent = broker.silence.tick(peer, waited);
         let dead = silent >= broker.config.cluster.node_down_after
             || (silent >= 2 * broker.config.cluster.heartbeat && refuses(address).await);
         if dead {
@@ -192,8 +202,9 @@ async fn declare_cut_off_nodes_down(broker: &Broker) {
         let settled = [lower, higher]
             .iter()
             .all(|node| broker.dispatch.up_for(*node) > patience);
-        // Both are alive: this node hears them. Whom it does not hear is judged by its silence.
-        let alive = |node: NodeId| broker.silence.was_heard(node, broker.lease.duration());
+        // Both are alive: this node has heard them all the while. Whom it has not is judged by its
+        // silence; what was said of it meanwhile is not held against the other.
+        let alive = |node: NodeId| broker.silence.audible_for(node) > patience;
         if settled && alive(lower) && alive(higher) {
             declare_down(broker, higher, incarnation, "cut off from another node").await;
         }

@@ -174,6 +174,7 @@ fn broker(
         .map(|(peer, a)| (*peer, a));
     let visibility = Visibility::new(peers).map_err(address)?;
     let cluster = &config.cluster;
+    let gap_max = cluster.lease;
     let lease = Lease::new(members.len(), cluster.lease, cluster.quorum_lost_after);
     {
         let shards = Arc::clone(&shards);
@@ -188,8 +189,8 @@ fn broker(
         dispatch,
         lease,
         health,
-        silence: Silence::default(),
-        unanswered: Silence::default(),
+        silence: Silence::new(gap_max),
+        unanswered: Silence::new(gap_max),
         reports: Reports::default(),
         visibility: Arc::new(visibility),
         outbox_full: watch::Sender::new(false),

@@ -8,25 +8,53 @@ use std::time::{Duration, Instant};
 use raft_store::NodeId;
 
 /// Silence of each peer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Silence {
     peers: Mutex<BTreeMap<NodeId, Duration>>,
-    /// When each peer was heard last.
-    last_words: Mutex<BTreeMap<NodeId, Instant>>,
+    /// A longer gap between two words ends the time for which a peer was audible.
+    gap_max: Duration,
+    words: Mutex<BTreeMap<NodeId, Words>>,
+}
+
+/// When a peer was heard.
+#[derive(Debug)]
+struct Words {
+    last: Instant,
+    audible_since: Instant,
 }
 
 impl Silence {
+    /// Nobody was heard yet.
+    pub(crate) fn new(gap_max: Duration) -> Self {
+        Self {
+            peers: Mutex::new(BTreeMap::new()),
+            gap_max,
+            words: Mutex::new(BTreeMap::new()),
+        }
+    }
+
     /// A peer was heard: it answered, or asked.
     pub(crate) fn heard(&self, peer: NodeId) {
         self.lock().insert(peer, Duration::ZERO);
-        self.last_words().insert(peer, Instant::now());
+        let now = Instant::now();
+        let mut all = self.words();
+        let words = all.entry(peer).or_insert(Words {
+            last: now,
+            audible_since: now,
+        });
+        if now.duration_since(words.last) > self.gap_max {
+            words.audible_since = now;
+        }
+        words.last = now;
     }
 
-    /// The peer was heard within this time, by the clock: certainly alive then.
-    pub(crate) fn was_heard(&self, peer: NodeId, within: Duration) -> bool {
-        self.last_words()
+    /// For how long the peer has been heard without a gap, by the clock; zero if it is not now.
+    pub(crate) fn audible_for(&self, peer: NodeId) -> Duration {
+        let all = self.words();
+        let audible = all
             .get(&peer)
-            .is_some_and(|at| at.elapsed() <= within)
+            .filter(|words| words.last.elapsed() <= self.gap_max);
+        audible.map_or(Duration::ZERO, |words| words.audible_since.elapsed())
     }
 
     /// Nobody is judged for the time before this node's duty began.
@@ -49,10 +77,8 @@ impl Silence {
         silent.map(|(peer, _)| *peer).collect()
     }
 
-    fn last_words(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, Instant>> {
-        self.last_words
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn words(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, Words>> {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, Duration>> {
@@ -106,14 +132,14 @@ mod tests {
 
     #[test]
     fn silence_is_counted_in_ticks_and_ends_with_a_word() {
-        let silence = Silence::default();
+        let silence = Silence::new(Duration::from_secs(60));
         let tick = Duration::from_millis(100);
         silence.tick(NodeId(2), tick);
         silence.tick(NodeId(2), tick);
         assert_eq!(silence.silent_for(2 * tick), [NodeId(2)]);
-        assert!(!silence.was_heard(NodeId(2), Duration::from_secs(60)));
+        assert_eq!(silence.audible_for(NodeId(2)), Duration::ZERO);
         silence.heard(NodeId(2));
         assert!(silence.silent_for(tick).is_empty());
-        assert!(silence.was_heard(NodeId(2), Duration::from_secs(60)));
+        assert!(silence.audible_for(NodeId(2)) > Duration::ZERO);
     }
 }

@@ -59,11 +59,15 @@ impl Visibility {
         change: Change,
         (mailbox, tag): (Arc<Mailbox>, u64),
     ) {
-        self.seen(&broker, change).await;
+        while !self.seen(&broker, change).await {
+            // Too few nodes were up; ask again those that are by now.
+            sleep(RETRY_PAUSE).await;
+        }
         mailbox.push(Mail::Visible { tag });
     }
 
-    async fn seen(&self, broker: &Broker, change: Change) {
+    /// One round. False: every peer was asked, and fewer than a majority have seen the change.
+    async fn seen(&self, broker: &Broker, change: Change) -> bool {
         let mut asked: FuturesUnordered<_> = self
             .clients
             .iter()
@@ -77,8 +81,7 @@ impl Visibility {
                 Some(answer) => {
                     seen = seen.saturating_add(usize::from(answer.note(&mut long_over, &mut down)));
                 }
-                // Fewer than a majority are up: no lease, hence no acknowledgement.
-                None => std::future::pending().await,
+                None => return false,
             }
         }
         // A majority has seen it: from now on one lease is enough for everybody else.
@@ -95,6 +98,7 @@ impl Visibility {
             () = everybody => {}
             () = sleep(broker.lease.duration()) => {}
         }
+        true
     }
 }
 
