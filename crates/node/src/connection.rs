@@ -133,7 +133,7 @@ impl Connection {
             // What came together with the end counts; the epoch guards it.
             self.propose_acknowledgements();
         }
-        let reason = self.log_end(&end);
+        let reason = end.log(&self.client);
         count::connection_closed(&self.client.origin.listener, reason);
         let Self {
             broker,
@@ -456,38 +456,6 @@ impl Connection {
             return Instant::now() + NO_DEADLINE;
         }
         self.last_packet + Duration::from_millis(keep_alive_s.saturating_mul(1500))
-    }
-
-    fn log_end(&self, end: &End) -> &'static str {
-        let client_id = self.client.client_id.as_str();
-        let address = self.client.origin.address;
-        match end {
-            End::ClientGone => {
-                tracing::debug!(client_id, %address, "client gone");
-                "client"
-            }
-            End::Disconnected { .. } => {
-                tracing::debug!(client_id, %address, "client disconnected");
-                "client"
-            }
-            End::Closed {
-                reason_code,
-                cause,
-                rule: None,
-            } => {
-                tracing::info!(client_id, %address, ?reason_code, cause, "connection closed");
-                cause
-            }
-            End::Closed {
-                reason_code,
-                cause,
-                rule: Some(rule),
-            } => {
-                tracing::warn!(client_id, %address, ?reason_code, rule, "protocol violation");
-                cause
-            }
-            End::LifeOver => "node_down",
-        }
     }
 }
 

@@ -3,6 +3,8 @@
 use codec::ReasonCode;
 use raft_store::CloseReason;
 
+use crate::client::Client;
+
 /// Why a connection ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
@@ -51,6 +53,39 @@ impl End {
             reason_code,
             cause: "protocol",
             rule: Some(rule.into()),
+        }
+    }
+
+    /// Logs the end, once; returns its name in the metric.
+    pub(crate) fn log(&self, client: &Client) -> &'static str {
+        let client_id = client.client_id.as_str();
+        let address = client.origin.address;
+        match self {
+            Self::ClientGone => {
+                tracing::debug!(client_id, %address, "client gone");
+                "client"
+            }
+            Self::Disconnected { .. } => {
+                tracing::debug!(client_id, %address, "client disconnected");
+                "client"
+            }
+            Self::Closed {
+                reason_code,
+                cause,
+                rule: None,
+            } => {
+                tracing::info!(client_id, %address, ?reason_code, cause, "connection closed");
+                cause
+            }
+            Self::Closed {
+                reason_code,
+                cause,
+                rule: Some(rule),
+            } => {
+                tracing::warn!(client_id, %address, ?reason_code, rule, "protocol violation");
+                cause
+            }
+            Self::LifeOver => "node_down",
         }
     }
 
