@@ -117,12 +117,16 @@ impl PartialEq for Proposal {
 impl Eq for Proposal {}
 
 /// An entry's bytes as stored.
-pub(crate) fn encode_entry(entry: &Entry) -> Vec<u8> {
+#[must_use]
+pub fn encode_entry(entry: &Entry) -> Vec<u8> {
     entry_to_wire(entry).encode_to_vec()
 }
 
 /// The entry in stored bytes; a batch in it is a slice of them.
-pub(crate) fn decode_entry(bytes: Bytes) -> Result<Entry, EntryError> {
+///
+/// # Errors
+/// What is broken, or a format that only newer versions know.
+pub fn decode_entry(bytes: Bytes) -> Result<Entry, EntryError> {
     entry_from_wire(wire::Entry::decode(bytes)?)
 }
 
@@ -251,7 +255,8 @@ fn membership_from_wire(membership: wire::Membership) -> Result<Membership, Entr
 }
 
 /// The record that goes with the state tables of a shard.
-pub(crate) fn encode_applied(applied: &LogId, membership: &StoredMembership) -> Vec<u8> {
+#[must_use]
+pub fn encode_applied(applied: &LogId, membership: &StoredMembership) -> Vec<u8> {
     let record = wire::AppliedState {
         format: FORMAT,
         applied: Some(log_id_to_wire(applied)),
@@ -261,7 +266,11 @@ pub(crate) fn encode_applied(applied: &LogId, membership: &StoredMembership) -> 
     record.encode_to_vec()
 }
 
-pub(crate) fn decode_applied(bytes: &[u8]) -> Result<(LogId, StoredMembership), EntryError> {
+/// How far state tables have come, and the membership at that entry.
+///
+/// # Errors
+/// As [`decode_entry`].
+pub fn decode_applied(bytes: &[u8]) -> Result<(LogId, StoredMembership), EntryError> {
     let record = wire::AppliedState::decode(bytes)?;
     check_format(record.format)?;
     let applied = required_log_id(record.applied, "applied")?;

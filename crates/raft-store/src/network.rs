@@ -251,7 +251,11 @@ async fn next_answer(answers: &mut Streaming<wire::AppendResponse>, flow: &Flow)
     }
 }
 
-fn append_result(
+/// What a follower answers, in openraft's words.
+///
+/// # Errors
+/// What is missing.
+pub fn append_result(
     answer: wire::AppendResponse,
 ) -> Result<StreamAppendResult<TypeConfig>, EntryError> {
     match answer.result.ok_or(EntryError::Missing("result"))? {
@@ -267,7 +271,11 @@ fn append_result(
     }
 }
 
-fn transfer_answer(
+/// What the next leader answers, in openraft's words.
+///
+/// # Errors
+/// What is missing.
+pub fn transfer_answer(
     answer: wire::TransferLeaderResponse,
 ) -> Result<TransferLeaderResponse<TypeConfig>, EntryError> {
     use wire::transfer_leader_response::Refused;

@@ -131,7 +131,11 @@ fn raft_stopped(error: &RaftError<TypeConfig>) -> Status {
     Status::unavailable(format!("the shard stopped: {error}"))
 }
 
-fn append_from_wire(append: wire::AppendRequest) -> Result<Append, EntryError> {
+/// What a leader sends, in openraft's words.
+///
+/// # Errors
+/// What is broken, or a format that only newer versions know.
+pub fn append_from_wire(append: wire::AppendRequest) -> Result<Append, EntryError> {
     check_format(append.format)?;
     let entries = append
         .entries
@@ -146,7 +150,11 @@ fn append_from_wire(append: wire::AppendRequest) -> Result<Append, EntryError> {
     })
 }
 
-fn vote_request_from_wire(vote: wire::VoteRequest) -> Result<VoteRequest<TypeConfig>, EntryError> {
+/// What a candidate sends, in openraft's words.
+///
+/// # Errors
+/// As [`append_from_wire`].
+pub fn vote_request_from_wire(vote: wire::VoteRequest) -> Result<VoteRequest<TypeConfig>, EntryError> {
     check_format(vote.format)?;
     Ok(VoteRequest {
         vote: vote_from_wire(vote.vote)?,
