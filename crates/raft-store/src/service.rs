@@ -154,7 +154,9 @@ pub fn append_from_wire(append: wire::AppendRequest) -> Result<Append, EntryErro
 ///
 /// # Errors
 /// As [`append_from_wire`].
-pub fn vote_request_from_wire(vote: wire::VoteRequest) -> Result<VoteRequest<TypeConfig>, EntryError> {
+pub fn vote_request_from_wire(
+    vote: wire::VoteRequest,
+) -> Result<VoteRequest<TypeConfig>, EntryError> {
     check_format(vote.format)?;
     Ok(VoteRequest {
         vote: vote_from_wire(vote.vote)?,
