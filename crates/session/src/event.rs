@@ -1,34 +1,9 @@
 //! The whole vocabulary of a session: what can happen to it, and what follows.
 
-use std::sync::Arc;
+use codec::{PacketId, ReasonCode, SubscriptionIdentifier, SubscriptionOptions, TopicFilter};
 
-use codec::{
-    Message, PacketId, Qos, ReasonCode, SubscriptionIdentifier, SubscriptionOptions, TopicFilter,
-};
-
+use crate::delivery::Delivery;
 use crate::limits::SessionLimits;
-
-/// One Application Message as its owner (a shard, or a node) stores it: once, whatever the fan-out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredMessage {
-    /// Names the body in its owner's store; 0 where nothing is stored.
-    pub id: u64,
-    /// The message as published.
-    pub message: Message,
-}
-
-/// One copy of a message for one session: overlap is resolved, the QoS is the effective one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delivery {
-    /// The shared body.
-    pub body: Arc<StoredMessage>,
-    /// min(published, granted) [MQTT-3.8.4-8].
-    pub qos: Qos,
-    /// The RETAIN flag to send.
-    pub retain: bool,
-    /// Identifiers of all matching subscriptions [MQTT-3.3.4-3].
-    pub identifiers: Vec<SubscriptionIdentifier>,
-}
 
 /// One subscription of the session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +88,8 @@ pub enum DropCause {
     QueueFullOldest,
     /// QoS 0 for a session without a connection.
     Offline,
+    /// Its Message Expiry Interval passed before its delivery began [MQTT-3.3.2-5].
+    Expired,
     /// The session ended.
     SessionEnded,
 }
@@ -133,6 +110,8 @@ pub enum Output {
     SendPubrel {
         /// Position of the delivery, `None` for an unknown id.
         position: Option<u64>,
+        /// Place in the order of PUBRECs; `None` for an unknown id.
+        pubrec_position: Option<u64>,
         /// Packet id.
         packet_id: PacketId,
         /// 0x00, or 0x92 for an id that is not in flight.
@@ -152,6 +131,15 @@ pub enum Output {
     Released {
         /// `StoredMessage::id`.
         body: u64,
+    },
+    /// The session ended and is not who gets this message: its owner finds another member of
+    /// `delivery.share` (section 4.8.2). The delivery is forgotten here; its reference to the body
+    /// is the owner's from now on.
+    Reassign {
+        /// Position that it had.
+        position: u64,
+        /// The copy; QoS 1, or QoS 2 and never sent [MQTT-4.8.2-5].
+        delivery: Delivery,
     },
     /// A message was lost to a documented limit; the caller counts it.
     Dropped {
@@ -204,6 +192,8 @@ pub enum Resend {
     Pubrel {
         /// Position in the session's order.
         position: u64,
+        /// Place in the order of PUBRECs [MQTT-4.6.0-4].
+        pubrec_position: u64,
         /// Original packet id.
         packet_id: PacketId,
     },

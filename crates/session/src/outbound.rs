@@ -5,11 +5,11 @@
 //! PUBREC. Invariants: see the crate documentation.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use codec::{PacketId, Qos, ReasonCode};
+use codec::{PacketId, Qos, ReasonCode, Timestamp};
 
-use crate::event::{Delivery, DropCause, Output, Resend};
+use crate::delivery::{Body, Delivery};
+use crate::event::{DropCause, Output, Resend};
 use crate::limits::{QueueOverflow, SessionLimits};
 use crate::packet_ids::PacketIds;
 use crate::parts::{DeliveryParts, DeliveryPhase, DeliveryRecord};
@@ -18,6 +18,8 @@ use crate::queue::{self, Queue};
 /// What the connection and its limits allow at the moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
+    /// The time of this input.
+    pub(crate) now: Timestamp,
     /// Messages that may be in flight; `None` without a connection.
     pub(crate) window: Option<u16>,
     /// The bounds of the queue.
@@ -94,7 +96,10 @@ impl Outbound {
 
     /// Takes a matching message: sends it, queues it, or does what the overflow policy says.
     pub(crate) fn deliver(&mut self, delivery: Delivery, terms: &Terms, out: &mut Vec<Output>) {
-        if delivery.qos == Qos::AtMostOnce {
+        if delivery.body.is_expired(terms.now) {
+            let cause = DropCause::Expired;
+            out.push(Output::Dropped { cause });
+        } else if delivery.qos == Qos::AtMostOnce {
             out.push(match terms.window {
                 Some(_) => Output::Send {
                     position: None,
@@ -115,14 +120,19 @@ impl Outbound {
         self.assert_invariants(terms);
     }
 
-    /// Sends queued messages until the window is full [MQTT-3.3.4-9]. O(messages sent).
+    /// Sends queued messages until the window is full [MQTT-3.3.4-9]; those that expired are dropped
+    /// [MQTT-3.3.2-5]. O(messages sent and dropped).
     pub(crate) fn fill_window(&mut self, terms: &Terms, out: &mut Vec<Output>) {
         while terms.has_room(self.in_flight.len()) {
             let position = self.first_queued_position();
             let Some(delivery) = self.queue.pop() else {
                 break;
             };
-            self.send(position, delivery, out);
+            if delivery.body.is_expired(terms.now) {
+                give_up(position, &delivery, DropCause::Expired, out);
+            } else {
+                self.send(position, delivery, out);
+            }
         }
         self.assert_invariants(terms);
     }
@@ -154,13 +164,14 @@ impl Outbound {
                 let reason_code = ReasonCode::PacketIdentifierNotFound;
                 out.push(Output::SendPubrel {
                     position: None,
+                    pubrec_position: None,
                     packet_id,
                     reason_code,
                 });
             }
             return;
         };
-        match &in_flight.owed {
+        let pubrec_position = match &in_flight.owed {
             // A PUBREC for a QoS 1 message is the client's mistake; its PUBACK is still owed.
             Owed::Puback(_) => return,
             Owed::Pubrec(_) | Owed::Pubcomp { .. } if reason_code.is_error() => {
@@ -169,18 +180,20 @@ impl Outbound {
             }
             Owed::Pubrec(delivery) => {
                 out.push(Output::Released {
-                    body: delivery.body.id,
+                    body: delivery.body.id(),
                 });
                 in_flight.owed = Owed::Pubcomp { pubrec_position };
                 self.next_pubrec_position = pubrec_position.saturating_add(1);
+                pubrec_position
             }
-            Owed::Pubcomp { .. } => {}
-        }
-        let (position, reason_code) = (Some(position), ReasonCode::Success);
+            // Recorded before: the PUBREL keeps its place.
+            Owed::Pubcomp { pubrec_position } => *pubrec_position,
+        };
         out.push(Output::SendPubrel {
-            position,
+            position: Some(position),
+            pubrec_position: Some(pubrec_position),
             packet_id,
-            reason_code,
+            reason_code: ReasonCode::Success,
         });
     }
 
@@ -210,12 +223,13 @@ impl Outbound {
                         delivery,
                     });
                 }
-                Owed::Pubcomp { pubrec_position } => {
+                &Owed::Pubcomp { pubrec_position } => {
                     let resend = Resend::Pubrel {
                         position,
+                        pubrec_position,
                         packet_id,
                     };
-                    pubrels.push((*pubrec_position, resend));
+                    pubrels.push((pubrec_position, resend));
                 }
             }
         }
@@ -225,27 +239,47 @@ impl Outbound {
         resends
     }
 
-    /// The session ends: gives up everything, in order of position.
+    /// The session ends: gives up everything, in order of position. What a shared subscription
+    /// assigned goes to its owner, unless it is QoS 2 and was sent (section 4.8.2)
+    /// [MQTT-4.8.2-5].
     pub(crate) fn discard_all(&mut self, out: &mut Vec<Output>) {
         let cause = DropCause::SessionEnded;
-        let mut discard = |position, delivery: Option<&Delivery>| {
-            out.push(Output::Completed { position });
-            if let Some(delivery) = delivery {
-                out.push(Output::Released {
-                    body: delivery.body.id,
-                });
-                out.push(Output::Dropped { cause });
+        for (position, in_flight) in std::mem::take(&mut self.in_flight) {
+            match in_flight.owed {
+                Owed::Puback(delivery) if delivery.share.is_some() => {
+                    out.push(Output::Reassign { position, delivery });
+                }
+                Owed::Puback(delivery) | Owed::Pubrec(delivery) => {
+                    give_up(position, &delivery, cause, out);
+                }
+                Owed::Pubcomp { .. } => out.push(Output::Completed { position }),
             }
-        };
-        for (&position, in_flight) in &self.in_flight {
-            discard(position, in_flight.owed.delivery());
         }
-        for (position, delivery) in (self.first_queued_position()..).zip(self.queue.iter()) {
-            discard(position, Some(delivery));
+        let first_queued = self.first_queued_position();
+        for (position, delivery) in (first_queued..).zip(std::mem::take(&mut self.queue)) {
+            if delivery.share.is_some() {
+                out.push(Output::Reassign { position, delivery });
+            } else {
+                give_up(position, &delivery, cause, out);
+            }
         }
-        self.queue = Queue::default();
-        self.in_flight.clear();
         self.packet_ids = PacketIds::starting_after(self.packet_ids.last());
+    }
+
+    /// The same with every body by name, as it comes back from its parts.
+    pub(crate) fn with_names_alone(&self) -> Self {
+        let mut named = self.clone();
+        let name = |delivery: &mut Delivery| {
+            delivery.body = Body::Stored(delivery.body.reference());
+        };
+        for in_flight in named.in_flight.values_mut() {
+            match &mut in_flight.owed {
+                Owed::Puback(delivery) | Owed::Pubrec(delivery) => name(delivery),
+                Owed::Pubcomp { .. } => {}
+            }
+        }
+        named.queue.iter_mut().for_each(name);
+        named
     }
 
     /// One delivery as its owner stores it.
@@ -260,7 +294,7 @@ impl Outbound {
 
     /// Everything on its way, by position.
     pub(crate) fn parts(&self) -> BTreeMap<u64, DeliveryParts> {
-        let body = |delivery: &Delivery| Arc::clone(&delivery.body);
+        let body = |delivery: &Delivery| delivery.body.reference();
         let in_flight = self.in_flight.iter().map(|(&position, in_flight)| {
             let body = in_flight.owed.delivery().map(body);
             (
@@ -350,6 +384,7 @@ impl Outbound {
     }
 
     fn enqueue(&mut self, delivery: Delivery, terms: &Terms, out: &mut Vec<Output>) {
+        self.drop_expired(terms.now, out);
         let size_bytes = queue::size_bytes(&delivery);
         let limits = &terms.limits;
         if !self.queue.has_room(size_bytes, limits) {
@@ -382,6 +417,18 @@ impl Outbound {
         out.push(Output::Queued { position });
     }
 
+    /// Drops what expired at the front of the queue [MQTT-3.3.2-5]. Further back it keeps its place,
+    /// since positions in the queue have no gap. O(messages dropped).
+    fn drop_expired(&mut self, now: Timestamp, out: &mut Vec<Output>) {
+        loop {
+            let position = self.first_queued_position();
+            let Some(delivery) = self.queue.pop_expired(now) else {
+                return;
+            };
+            give_up(position, &delivery, DropCause::Expired, out);
+        }
+    }
+
     /// Drops the oldest queued messages until one of this size fits. A message that would not even
     /// fit an empty queue drops nothing.
     fn make_room(
@@ -398,13 +445,7 @@ impl Outbound {
             let Some(delivery) = self.queue.pop() else {
                 return false;
             };
-            out.push(Output::Completed { position });
-            out.push(Output::Released {
-                body: delivery.body.id,
-            });
-            out.push(Output::Dropped {
-                cause: DropCause::QueueFullOldest,
-            });
+            give_up(position, &delivery, DropCause::QueueFullOldest, out);
         }
         true
     }
@@ -418,7 +459,7 @@ impl Outbound {
         out.push(Output::Completed { position });
         if let Some(delivery) = in_flight.owed.delivery() {
             out.push(Output::Released {
-                body: delivery.body.id,
+                body: delivery.body.id(),
             });
         }
         self.fill_window(terms, out);
@@ -433,6 +474,14 @@ impl Outbound {
             last_in_flight.is_none_or(|(&position, _)| position < self.first_queued_position())
         );
     }
+}
+
+/// A delivery is lost.
+fn give_up(position: u64, delivery: &Delivery, cause: DropCause, out: &mut Vec<Output>) {
+    let body = delivery.body.id();
+    out.push(Output::Completed { position });
+    out.push(Output::Released { body });
+    out.push(Output::Dropped { cause });
 }
 
 impl Owed {

@@ -1,14 +1,15 @@
 //! A session as plain values, for storage, snapshots and digests.
 //!
-//! `Session::parts` and `Session::from_parts` are inverse: the session that comes back is equal, and
-//! so behaves equally. Nothing here knows an encoding; keys are ordered so that replicas agree.
+//! `Session::parts` and `Session::from_parts` are inverse: the session that comes back is equal, but
+//! that it names bodies which the first one may have held, and so behaves equally. Nothing here knows an encoding; keys are ordered so that replicas agree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use codec::{PacketId, Qos, SubscriptionIdentifier, Timestamp, TopicFilter};
 
-use crate::event::{Delivery, StoredMessage, Subscription};
+use crate::delivery::{Body, BodyRef, Delivery};
+use crate::event::Subscription;
 use crate::expiry::{ConnectionState, NEVER_S};
 use crate::inbound::Inbound;
 use crate::limits::SessionLimits;
@@ -51,19 +52,19 @@ pub struct SessionMeta {
     pub last_packet_id: Option<PacketId>,
 }
 
-/// One delivery: its record, and the shared body that the record names.
+/// One delivery: its record, and what is known of the body that the record names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliveryParts {
     /// As stored.
     pub record: DeliveryRecord,
     /// The body; `None` exactly in `AwaitPubcomp`.
-    pub body: Option<Arc<StoredMessage>>,
+    pub body: Option<BodyRef>,
 }
 
 /// One delivery as its owner stores it under its position.
 ///
 /// In `AwaitPubcomp` only the phase says something: `body` is 0, `qos` 2, `retain` false, and there
-/// are no identifiers.
+/// are neither identifiers nor a share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliveryRecord {
     /// `StoredMessage::id`.
@@ -74,6 +75,8 @@ pub struct DeliveryRecord {
     pub retain: bool,
     /// Identifiers of all matching subscriptions.
     pub identifiers: Vec<SubscriptionIdentifier>,
+    /// The shared subscription that it was assigned by.
+    pub share: Option<Arc<TopicFilter>>,
     /// How far it is.
     pub phase: DeliveryPhase,
 }
@@ -107,10 +110,11 @@ impl DeliveryRecord {
     pub(crate) fn new(delivery: Option<&Delivery>, phase: DeliveryPhase) -> Self {
         let identifiers = delivery.map(|delivery| delivery.identifiers.clone());
         Self {
-            body: delivery.map_or(0, |delivery| delivery.body.id),
+            body: delivery.map_or(0, |delivery| delivery.body.id()),
             qos: delivery.map_or(Qos::ExactlyOnce, |delivery| delivery.qos),
             retain: delivery.is_some_and(|delivery| delivery.retain),
             identifiers: identifiers.unwrap_or_default(),
+            share: delivery.and_then(|delivery| delivery.share.clone()),
             phase,
         }
     }
@@ -124,14 +128,16 @@ impl DeliveryParts {
             qos,
             retain,
             identifiers,
+            share,
             ..
         } = self.record;
         let body = self.body.filter(|body| body.id == id)?;
         Some(Delivery {
-            body,
+            body: Body::Stored(body),
             qos,
             retain,
             identifiers,
+            share,
         })
     }
 }
@@ -333,6 +339,7 @@ mod tests {
     use codec::{Message, MessageProperties, ReasonCode, TopicName};
 
     use super::*;
+    use crate::delivery::StoredMessage;
     use crate::event::Input;
     use crate::session::Session;
 
@@ -375,13 +382,20 @@ mod tests {
             retain: false,
             properties: MessageProperties::default(),
         };
-        let body = Arc::new(StoredMessage { id, message });
+        let stored = StoredMessage {
+            id,
+            message,
+            expires_at: Some(Timestamp::MAX),
+            retained_version: None,
+        };
         let identifiers = vec![SubscriptionIdentifier::new(7).unwrap()];
+        let share = TopicFilter::try_from("$share/g/t").unwrap();
         Delivery {
-            body,
+            body: Body::from(Arc::new(stored)),
             qos,
             retain: true,
             identifiers,
+            share: Some(Arc::new(share)),
         }
     }
 
@@ -417,9 +431,13 @@ mod tests {
             (1, Qos::AtLeastOnce, true)
         );
         assert_eq!(first.identifiers.len(), 1);
+        assert!(first.share.is_some());
+        let body = delivery(1, Qos::AtLeastOnce).body.reference();
+        assert_eq!(parts.deliveries[&1].body, Some(body));
         let received = &parts.deliveries[&3];
         assert_eq!((received.record.body, &received.body), (0, &None));
         assert!(received.record.identifiers.is_empty());
+        assert_eq!(received.record.share, None);
         let session = Session::from_parts(parts.clone()).unwrap();
         assert_eq!(session.parts(), parts);
         for (position, delivery) in parts.deliveries {
@@ -488,7 +506,9 @@ mod tests {
         for position in [1, 2, 3, 5] {
             let error = error_after(|p| {
                 let body = &mut p.deliveries.get_mut(&position).unwrap().body;
-                *body = body.is_none().then(|| delivery(0, Qos::ExactlyOnce).body);
+                *body = body
+                    .is_none()
+                    .then(|| delivery(0, Qos::ExactlyOnce).body.reference());
             });
             assert_eq!(error, PartsError::BodyContradictsRecord { position });
         }

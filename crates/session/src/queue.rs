@@ -5,7 +5,9 @@
 
 use std::collections::VecDeque;
 
-use crate::event::Delivery;
+use codec::Timestamp;
+
+use crate::delivery::Delivery;
 use crate::limits::SessionLimits;
 
 /// Slots that an emptied queue keeps; beyond, its memory is given back.
@@ -36,9 +38,20 @@ impl Queue {
         self.waiting.get(index)
     }
 
+    /// Takes the oldest if it has expired.
+    pub(crate) fn pop_expired(&mut self, now: Timestamp) -> Option<Delivery> {
+        let is_expired = self.waiting.front()?.body.is_expired(now);
+        is_expired.then(|| self.pop()).flatten()
+    }
+
     /// Oldest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Delivery> {
         self.waiting.iter()
+    }
+
+    /// Oldest first; sizes must stay as they are.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Delivery> {
+        self.waiting.iter_mut()
     }
 
     /// Whether a further message of this size stays within the limits.
@@ -71,9 +84,18 @@ impl Queue {
     }
 }
 
+impl IntoIterator for Queue {
+    type Item = Delivery;
+    type IntoIter = std::collections::vec_deque::IntoIter<Delivery>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.waiting.into_iter()
+    }
+}
+
 /// What a delivery counts towards `queue_bytes_max`.
 pub(crate) fn size_bytes(delivery: &Delivery) -> u64 {
-    u64::try_from(delivery.body.message.size()).unwrap_or(u64::MAX)
+    u64::from(delivery.body.size_bytes())
 }
 
 #[cfg(test)]
@@ -83,9 +105,9 @@ mod tests {
     use codec::{Message, MessageProperties, Qos, TopicName};
 
     use super::*;
-    use crate::event::StoredMessage;
+    use crate::delivery::{Body, StoredMessage};
 
-    /// Topic and payload are `size` bytes.
+    /// Topic and payload are `size` bytes; expires after `id` milliseconds, 0 never.
     fn delivery(id: u64, size: usize) -> Delivery {
         let message = Message {
             topic: TopicName::try_from("t").unwrap(),
@@ -94,12 +116,18 @@ mod tests {
             retain: false,
             properties: MessageProperties::default(),
         };
-        let body = Arc::new(StoredMessage { id, message });
+        let stored = StoredMessage {
+            id,
+            message,
+            expires_at: (id > 0).then(|| Timestamp::from_millis(id)),
+            retained_version: None,
+        };
         Delivery {
-            body,
+            body: Body::from(Arc::new(stored)),
             qos: Qos::AtLeastOnce,
             retain: false,
             identifiers: Vec::new(),
+            share: None,
         }
     }
 
@@ -143,9 +171,27 @@ mod tests {
             queue.push(delivery(id, 2));
         }
         for id in 0..1000 {
-            assert_eq!(queue.pop().map(|delivery| delivery.body.id), Some(id));
+            assert_eq!(queue.pop().map(|delivery| delivery.body.id()), Some(id));
         }
         assert_eq!((queue.pop(), queue.bytes()), (None, 0));
         assert!(queue.waiting.capacity() <= CAPACITY_KEPT);
+    }
+    /// [MQTT-3.3.2-5]
+    #[test]
+    fn only_what_expired_at_the_front_is_taken_out() {
+        let mut queue = Queue::default();
+        for id in [2, 3, 9, 1] {
+            queue.push(delivery(id, 5));
+        }
+        let mut expired = |now| {
+            let taken = queue.pop_expired(Timestamp::from_millis(now));
+            taken.map(|delivery| delivery.body.id())
+        };
+        assert_eq!(expired(1), None);
+        assert_eq!(expired(3), Some(2));
+        assert_eq!(expired(3), Some(3));
+        assert_eq!(expired(3), None);
+        assert_eq!((queue.len(), queue.bytes()), (2, 10));
+        assert_eq!(Queue::default().pop_expired(Timestamp::MAX), None);
     }
 }
