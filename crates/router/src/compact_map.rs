@@ -137,6 +137,14 @@ impl<K: Ord, V> CompactMap<K, V> {
         listed.chain(tree.into_iter().flatten())
     }
 
+    /// The entry `index` places behind the first. O(1) in a list, O(`index`) in a tree.
+    pub(crate) fn nth(&self, index: usize) -> Option<(&K, &V)> {
+        match self {
+            Self::Few(list) => list.get(index).map(|(key, value)| (key, value)),
+            Self::Many(tree) => tree.0.iter().nth(index),
+        }
+    }
+
     fn grow_if_full(&mut self) {
         if let Self::Few(list) = self
             && list.len() >= FEW_MAX
@@ -202,6 +210,7 @@ mod tests {
                 prop_assert_eq!(map.is_empty(), model.is_empty());
                 prop_assert!(map.iter().eq(model.iter()));
                 prop_assert!((0..40).all(|key| map.get(&key) == model.get(&key)));
+                prop_assert!((0..41).all(|at| map.nth(at) == model.iter().nth(at)));
                 let few = matches!(&map, CompactMap::Few(list) if list.len() <= FEW_MAX);
                 prop_assert!(few || map.len() > FEW_AGAIN);
             }

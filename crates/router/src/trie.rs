@@ -118,7 +118,7 @@ fn path(filter: &TopicFilter) -> (Option<&[u8]>, Ending) {
 }
 
 /// The first level, and the rest if there is more. An empty rest is one empty level.
-fn split_first(levels: &[u8]) -> (&[u8], Option<&[u8]>) {
+pub(crate) fn split_first(levels: &[u8]) -> (&[u8], Option<&[u8]>) {
     let mut parts = levels.splitn(2, |byte| *byte == b'/');
     (parts.next().unwrap_or_default(), parts.next())
 }
