@@ -92,6 +92,8 @@ pub enum DropCause {
     Expired,
     /// The session ended.
     SessionEnded,
+    /// Nobody is left in the shared subscription that it was for (section 4.8.2).
+    NoMember,
 }
 
 /// What follows from an input, in order.

@@ -26,7 +26,7 @@ use proptest::sample::select;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use session::{
-    Delivery, DeliveryPhase, DropCause, Input, Output, QueueOverflow, Session, SessionLimits,
+    Body, Delivery, DeliveryPhase, DropCause, Input, Output, QueueOverflow, Session, SessionLimits,
     SessionParts, StoredMessage, Subscription,
 };
 
@@ -34,11 +34,45 @@ use session::{
 #[derive(Clone, Debug)]
 enum Action {
     Apply(Input),
+    Deliver(Draft),
     /// PUBACK, PUBREC or PUBCOMP for one of the ids in flight, or for any.
     Acknowledge(Acknowledgement, Choice),
     Wait(Duration),
     /// Store and load.
     Rebuild,
+}
+
+/// A delivery whose deadline counts from when it comes about.
+#[derive(Clone, Debug)]
+struct Draft {
+    stored: StoredMessage,
+    lifetime: Option<Duration>,
+    /// The session gets a name alone.
+    is_named: bool,
+    qos: Qos,
+    retain: bool,
+    identifiers: u32,
+    share: Option<Arc<TopicFilter>>,
+}
+
+impl Draft {
+    fn delivery(self, now: Timestamp) -> Delivery {
+        let mut stored = self.stored;
+        stored.expires_at = self.lifetime.map(|lifetime| now.plus(lifetime));
+        let body = if self.is_named {
+            Body::Stored(stored.reference())
+        } else {
+            Body::Here(Arc::new(stored))
+        };
+        let identifiers = (1..=self.identifiers).filter_map(SubscriptionIdentifier::new);
+        Delivery {
+            body,
+            qos: self.qos,
+            retain: self.retain,
+            identifiers: identifiers.collect(),
+            share: self.share,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +93,8 @@ struct Run {
     session: Session,
     model: Model,
     now: Timestamp,
+    /// Body → references that the owner has counted.
+    references: BTreeMap<u64, u32>,
     /// How often each kind of output was seen.
     seen: BTreeMap<String, u32>,
 }
@@ -71,6 +107,7 @@ impl Run {
             session: Session::from_parts(parts).unwrap(),
             model: Model::new(last_packet_id),
             now: Timestamp::ZERO,
+            references: BTreeMap::new(),
             seen: BTreeMap::new(),
         }
     }
@@ -78,6 +115,7 @@ impl Run {
     fn step(&mut self, action: Action) -> Result<(), TestCaseError> {
         match action {
             Action::Apply(input) => self.apply(input)?,
+            Action::Deliver(draft) => self.apply(Input::Deliver(draft.delivery(self.now)))?,
             Action::Acknowledge(acknowledgement, choice) => {
                 let packet_id = match choice {
                     Choice::Any(packet_id) => packet_id,
@@ -100,9 +138,10 @@ impl Run {
             }
             Action::Wait(duration) => self.now = self.now.plus(duration),
             Action::Rebuild => {
-                let rebuilt = Session::from_parts(self.session.parts());
-                prop_assert_eq!(rebuilt.as_ref(), Ok(&self.session));
-                self.session = rebuilt.unwrap();
+                let parts = self.session.parts();
+                self.session = Session::from_parts(parts.clone()).unwrap();
+                prop_assert_eq!(self.session.parts(), parts);
+                self.model.forget_contents();
             }
         }
         self.compare()
@@ -114,9 +153,55 @@ impl Run {
         let mut out = Vec::new();
         self.session.apply(self.now, input.clone(), &mut out);
         prop_assert_eq!(&out, &expected, "after {:?}", input);
+        self.count_references(&input, &out)?;
+        self.nothing_expired_is_sent(&out)?;
         self.changed_positions_are_named(&before, &out)?;
         for output in &out {
             *self.seen.entry(kind(output)).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    /// An owner that counts as the contract says has, for each body, the deliveries that have it.
+    fn count_references(&mut self, input: &Input, out: &[Output]) -> Result<(), TestCaseError> {
+        for output in out {
+            match (input, output) {
+                (
+                    Input::Deliver(delivery),
+                    Output::Queued { .. }
+                    | Output::Send {
+                        position: Some(_), ..
+                    },
+                ) => *self.references.entry(delivery.body.id()).or_default() += 1,
+                (_, Output::Released { body }) => self.release(*body)?,
+                (_, Output::Reassign { delivery, .. }) => self.release(delivery.body.id())?,
+                _ => {}
+            }
+        }
+        let mut held = BTreeMap::new();
+        for delivery in self.session.parts().deliveries.values() {
+            if let Some(body) = delivery.body {
+                *held.entry(body.id).or_default() += 1;
+            }
+        }
+        prop_assert_eq!(&held, &self.references);
+        Ok(())
+    }
+
+    fn release(&mut self, body: u64) -> Result<(), TestCaseError> {
+        let count = self.references.get_mut(&body);
+        prop_assert!(count.is_some(), "body {} has no reference", body);
+        *count.unwrap() -= 1;
+        self.references.retain(|_, count| *count > 0);
+        Ok(())
+    }
+
+    /// [MQTT-3.3.2-5]
+    fn nothing_expired_is_sent(&self, out: &[Output]) -> Result<(), TestCaseError> {
+        for output in out {
+            if let Output::Send { delivery, .. } = output {
+                prop_assert!(!delivery.body.is_expired(self.now));
+            }
         }
         Ok(())
     }
@@ -135,8 +220,12 @@ impl Run {
                 .iter()
                 .any(|output| position_of(output) == Some(position));
             prop_assert!(before.deliveries.get(&position) == new || is_named);
-            let is_completed = out.contains(&Output::Completed { position });
-            prop_assert_eq!(new.is_none(), is_completed);
+            let is_gone = out.iter().any(|output| match output {
+                Output::Completed { position: gone } => *gone == position,
+                Output::Reassign { position: gone, .. } => *gone == position,
+                _ => false,
+            });
+            prop_assert_eq!(new.is_none(), is_gone);
         }
         Ok(())
     }
@@ -168,6 +257,11 @@ impl Run {
                 },
             };
             prop_assert_eq!(record.phase, expected);
+            if !matches!(item.phase, Phase::Received(..)) {
+                prop_assert_eq!(record.body, item.delivery.body.id());
+                prop_assert_eq!(&record.identifiers, &item.delivery.identifiers);
+                prop_assert_eq!(&record.share, &item.delivery.share);
+            }
         }
         let mut ids = model.awaiting_pubrel.clone();
         ids.sort_unstable();
@@ -183,7 +277,9 @@ impl Run {
 fn position_of(output: &Output) -> Option<u64> {
     match output {
         Output::Send { position, .. } | Output::SendPubrel { position, .. } => *position,
-        Output::Queued { position } | Output::Completed { position } => Some(*position),
+        Output::Queued { position }
+        | Output::Completed { position }
+        | Output::Reassign { position, .. } => Some(*position),
         _ => None,
     }
 }
@@ -195,6 +291,7 @@ fn kind(output: &Output) -> String {
         Output::Queued { .. } => "Queued".to_owned(),
         Output::Completed { .. } => "Completed".to_owned(),
         Output::Released { .. } => "Released".to_owned(),
+        Output::Reassign { delivery, .. } => format!("Reassign {:?}", delivery.qos),
         Output::Dropped { cause } => format!("{cause:?}"),
         other => format!("{other:?}"),
     }
@@ -222,29 +319,45 @@ fn limits() -> impl Strategy<Value = SessionLimits> {
     )
 }
 
-fn delivery() -> impl Strategy<Value = Delivery> {
+fn message(payload: Vec<u8>, retain: bool) -> Message {
+    Message {
+        topic: TopicName::try_from("t").unwrap(),
+        payload: Bytes::from(payload),
+        qos: Qos::ExactlyOnce,
+        retain,
+        properties: MessageProperties::default(),
+    }
+}
+
+fn draft() -> impl Strategy<Value = Draft> {
     let qos = select(&[
         Qos::AtMostOnce,
         Qos::AtLeastOnce,
         Qos::ExactlyOnce,
         Qos::ExactlyOnce,
     ]);
-    (0..1000_u64, 0..30_usize, qos, any::<bool>(), 0..3_u32).prop_map(
-        |(id, length, qos, retain, identifiers)| {
-            let message = Message {
-                topic: TopicName::try_from("t").unwrap(),
-                payload: Bytes::from(vec![b'x'; length]),
-                qos: Qos::ExactlyOnce,
-                retain,
-                properties: MessageProperties::default(),
-            };
-            let identifiers = (1..=identifiers).filter_map(SubscriptionIdentifier::new);
-            Delivery {
-                body: Arc::new(StoredMessage { id, message }),
-                qos,
-                retain,
-                identifiers: identifiers.collect(),
-            }
+    let lifetime = prop_oneof![
+        3 => Just(None),
+        1 => (0..6_000_u64).prop_map(|ms| Some(Duration::from_millis(ms))),
+    ];
+    let share = Arc::new(TopicFilter::try_from("$share/g/t").unwrap());
+    let share = prop_oneof![2 => Just(None), 1 => Just(Some(share))];
+    let body = (0..1000_u64, 0..30_usize, lifetime, any::<bool>());
+    let copy = (qos, any::<bool>(), 0..3_u32, share);
+    (body, copy).prop_map(
+        |((id, length, lifetime, is_named), (qos, retain, identifiers, share))| Draft {
+            stored: StoredMessage {
+                id,
+                message: message(vec![b'x'; length], retain),
+                expires_at: None,
+                retained_version: None,
+            },
+            lifetime,
+            is_named,
+            qos,
+            retain,
+            identifiers,
+            share,
         },
     )
 }
@@ -269,7 +382,6 @@ fn input() -> impl Strategy<Value = Input> {
         1 => (filter(), subscription)
             .prop_map(|(filter, subscription)| Input::Subscribe { filter, subscription }),
         1 => filter().prop_map(|filter| Input::Unsubscribe { filter }),
-        12 => delivery().prop_map(Input::Deliver),
         3 => packet_id(8).prop_map(|packet_id| Input::ReceiveExactlyOnce { packet_id }),
         2 => packet_id(8).prop_map(|packet_id| Input::Pubrel { packet_id }),
         2 => Just(Input::Deadline),
@@ -294,7 +406,8 @@ fn action() -> impl Strategy<Value = Action> {
         1 => packet_id(12).prop_map(Choice::Any),
     ];
     prop_oneof![
-        20 => input().prop_map(Action::Apply),
+        11 => input().prop_map(Action::Apply),
+        9 => draft().prop_map(Action::Deliver),
         12 => (acknowledgement, choice).prop_map(|(a, choice)| Action::Acknowledge(a, choice)),
         2 => (0..4_000_u64).prop_map(|ms| Action::Wait(Duration::from_millis(ms))),
         3 => Just(Action::Rebuild),
@@ -341,20 +454,18 @@ proptest! {
 }
 
 fn sample(turn: usize) -> Delivery {
-    let message = Message {
-        topic: TopicName::try_from("t").unwrap(),
-        payload: Bytes::new(),
-        qos: Qos::AtLeastOnce,
-        retain: false,
-        properties: MessageProperties::default(),
+    let stored = StoredMessage {
+        id: turn as u64,
+        message: message(Vec::new(), false),
+        expires_at: None,
+        retained_version: None,
     };
-    let id = turn as u64;
-    let body = Arc::new(StoredMessage { id, message });
     Delivery {
-        body,
+        body: Body::Here(Arc::new(stored)),
         qos: Qos::AtLeastOnce,
         retain: false,
         identifiers: Vec::new(),
+        share: None,
     }
 }
 
@@ -384,11 +495,14 @@ fn the_model_sees_every_output() {
         "Queued".to_owned(),
         "Completed".to_owned(),
         "Released".to_owned(),
+        "Reassign AtLeastOnce".to_owned(),
+        "Reassign ExactlyOnce".to_owned(),
     ];
     for cause in [
         DropCause::QueueFullNewest,
         DropCause::QueueFullOldest,
         DropCause::Offline,
+        DropCause::Expired,
         DropCause::SessionEnded,
     ] {
         expected.push(format!("{cause:?}"));

@@ -1,8 +1,8 @@
 //! The session as one would write it on a napkin: one list of everything, scanned from the front.
 
-use codec::{PacketId, Qos, ReasonCode, TopicFilter};
+use codec::{PacketId, Qos, ReasonCode, Timestamp, TopicFilter};
 use session::{
-    Delivery, DropCause, Input, Output, QueueOverflow, Resend, SessionLimits, Subscription,
+    Body, Delivery, DropCause, Input, Output, QueueOverflow, Resend, SessionLimits, Subscription,
 };
 
 #[derive(Clone, Copy, PartialEq)]
@@ -78,6 +78,7 @@ impl Model {
                         order,
                         Resend::Pubrel {
                             position,
+                            pubrec_position: order,
                             packet_id,
                         },
                     ));
@@ -132,7 +133,7 @@ impl Model {
                 let existed = self.unsubscribe(&filter);
                 out.push(Output::Unsubscribed { existed });
             }
-            Input::Deliver(delivery) => self.deliver(delivery, &mut out),
+            Input::Deliver(delivery) => self.deliver(now, delivery, &mut out),
             Input::Puback { packet_id } => {
                 if let Some(i) = self.find(packet_id, |phase, qos| {
                     matches!(phase, Phase::Sent(_)) && qos == Qos::AtLeastOnce
@@ -156,7 +157,7 @@ impl Model {
             Input::ReceiveExactlyOnce { packet_id } => out.push(self.receive(packet_id)),
             Input::Pubrel { packet_id } => out.push(self.pubrel(packet_id)),
         }
-        self.fill(&mut out);
+        self.fill(now, &mut out);
         out
     }
 
@@ -199,7 +200,13 @@ impl Model {
         Output::PubrelAnswered { reason_code }
     }
 
-    fn deliver(&mut self, delivery: Delivery, out: &mut Vec<Output>) {
+    fn deliver(&mut self, now: u64, delivery: Delivery, out: &mut Vec<Output>) {
+        if is_expired(&delivery, now) {
+            out.push(Output::Dropped {
+                cause: DropCause::Expired,
+            });
+            return;
+        }
         if delivery.qos == Qos::AtMostOnce {
             out.push(if self.connected {
                 Output::Send {
@@ -215,9 +222,14 @@ impl Model {
             return;
         }
         let goes_out = self.connected && self.in_flight() < self.window();
+        while let Some(i) = self.first_queued()
+            && is_expired(&self.items[i].delivery, now)
+        {
+            self.forget(i, Some(DropCause::Expired), out);
+        }
         if !goes_out && !self.fits(&delivery) {
             let empty_fits = self.limits.queue_messages_max > 0
-                && delivery.body.message.size() as u64 <= self.limits.queue_bytes_max;
+                && u64::from(delivery.body.size_bytes()) <= self.limits.queue_bytes_max;
             match self.limits.queue_overflow {
                 QueueOverflow::Reject if delivery.qos == Qos::AtLeastOnce => {
                     out.push(Output::Rejected);
@@ -225,11 +237,7 @@ impl Model {
                 }
                 QueueOverflow::DropOldest if empty_fits => {
                     while !self.fits(&delivery) {
-                        let i = self
-                            .items
-                            .iter()
-                            .position(|i| i.phase == Phase::Queued)
-                            .unwrap();
+                        let i = self.first_queued().unwrap();
                         self.forget(i, Some(DropCause::QueueFullOldest), out);
                     }
                 }
@@ -269,6 +277,7 @@ impl Model {
                 let reason_code = ReasonCode::PacketIdentifierNotFound;
                 out.push(Output::SendPubrel {
                     position: None,
+                    pubrec_position: None,
                     packet_id,
                     reason_code,
                 });
@@ -286,24 +295,32 @@ impl Model {
             self.pubrecs += 1;
             self.items[i].phase = Phase::Received(packet_id, self.pubrecs);
             out.push(Output::Released {
-                body: self.items[i].delivery.body.id,
+                body: self.items[i].delivery.body.id(),
             });
         }
-        let position = Some(self.items[i].position);
+        let Phase::Received(_, order) = self.items[i].phase else {
+            unreachable!("it was received just now or before");
+        };
         out.push(Output::SendPubrel {
-            position,
+            position: Some(self.items[i].position),
+            pubrec_position: Some(order),
             packet_id,
             reason_code: ReasonCode::Success,
         });
     }
 
     /// Whatever happened: what waits is sent while there is room.
-    fn fill(&mut self, out: &mut Vec<Output>) {
+    fn fill(&mut self, now: u64, out: &mut Vec<Output>) {
         while self.connected && self.in_flight() < self.window() {
             let taken = self.ids_in_flight();
-            let Some(item) = self.items.iter_mut().find(|i| i.phase == Phase::Queued) else {
+            let Some(i) = self.first_queued() else {
                 return;
             };
+            if is_expired(&self.items[i].delivery, now) {
+                self.forget(i, Some(DropCause::Expired), out);
+                continue;
+            }
+            let item = &mut self.items[i];
             let mut candidates = (1..=65_535_u16).map(|n| PacketId::new(n).unwrap());
             let mut behind = candidates.clone().filter(|id| id.get() > self.last_id);
             let free = |id: &PacketId| !taken.contains(id);
@@ -320,7 +337,21 @@ impl Model {
     }
 
     fn end(&mut self, out: &mut Vec<Output>) {
-        while !self.items.is_empty() {
+        while let Some(Item {
+            position,
+            delivery,
+            phase,
+        }) = self.items.first()
+        {
+            let was_sent = *phase != Phase::Queued;
+            if delivery.share.is_some() && !(was_sent && delivery.qos == Qos::ExactlyOnce) {
+                out.push(Output::Reassign {
+                    position: *position,
+                    delivery: delivery.clone(),
+                });
+                self.items.remove(0);
+                continue;
+            }
             let lost = !matches!(self.items[0].phase, Phase::Received(..));
             self.forget(0, lost.then_some(DropCause::SessionEnded), out);
         }
@@ -339,7 +370,7 @@ impl Model {
         });
         if !matches!(item.phase, Phase::Received(..)) {
             out.push(Output::Released {
-                body: item.delivery.body.id,
+                body: item.delivery.body.id(),
             });
         }
         out.extend(lost.map(|cause| Output::Dropped { cause }));
@@ -351,13 +382,26 @@ impl Model {
             .position(|item| item.id() == Some(packet_id) && wanted(item.phase, item.delivery.qos))
     }
 
+    /// Stored and loaded: bodies are known by name alone.
+    pub(crate) fn forget_contents(&mut self) {
+        for item in &mut self.items {
+            item.delivery.body = Body::Stored(item.delivery.body.reference());
+        }
+    }
+
+    fn first_queued(&self) -> Option<usize> {
+        self.items
+            .iter()
+            .position(|item| item.phase == Phase::Queued)
+    }
+
     pub(crate) fn queued(&self) -> impl Iterator<Item = &Item> {
         self.items.iter().filter(|item| item.phase == Phase::Queued)
     }
 
     pub(crate) fn queued_bytes(&self) -> u64 {
         self.queued()
-            .map(|item| item.delivery.body.message.size() as u64)
+            .map(|item| u64::from(item.delivery.body.size_bytes()))
             .sum()
     }
 
@@ -370,10 +414,15 @@ impl Model {
     }
 
     fn fits(&self, delivery: &Delivery) -> bool {
-        let bytes = self.queued_bytes() + delivery.body.message.size() as u64;
+        let bytes = self.queued_bytes() + u64::from(delivery.body.size_bytes());
         self.queued().count() < self.limits.queue_messages_max as usize
             && bytes <= self.limits.queue_bytes_max
     }
+}
+
+fn is_expired(delivery: &Delivery, now: u64) -> bool {
+    let expires_at = delivery.body.expires_at().map(Timestamp::as_millis);
+    expires_at.is_some_and(|expires_at| now >= expires_at)
 }
 
 impl Item {

@@ -1,7 +1,7 @@
 //! A broker of a page around `Session`, for scripts: one thread, no wire, time by hand.
 //!
-//! It does what the owner of sessions does: match, effective QoS, acknowledge publishers, re-send on
-//! resumption within the new window.
+//! It does what the owner of sessions does: match, choose members of shared subscriptions, effective
+//! QoS, acknowledge publishers, re-send on resumption within the new window.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use codec::{
     SubscriptionOptions, Timestamp, TopicFilter, TopicName,
 };
 use session::{
-    Delivery, DropCause, Input, Output, QueueOverflow, Resend, Session, SessionLimits,
+    Body, Delivery, DropCause, Input, Output, QueueOverflow, Resend, Session, SessionLimits,
     StoredMessage, Subscription, effective_qos,
 };
 
@@ -134,7 +134,7 @@ impl Broker {
             PacketLine::new("CONNACK").with("session_present", present),
         );
         for pubrel in pubrels {
-            self.receive(actor, resend_line(&pubrel));
+            self.receive(actor, resend_line(&pubrel, self.now));
         }
         let receive_maximum = packet.number("receive_maximum").unwrap_or(65_535);
         let receive_maximum = u16::try_from(receive_maximum).unwrap();
@@ -162,7 +162,7 @@ impl Broker {
                 continue;
             };
             connection.resent.insert(*packet_id);
-            lines.push(resend_line(&resend));
+            lines.push(resend_line(&resend, self.now));
         }
         for line in lines {
             self.receive(actor, line);
@@ -244,43 +244,74 @@ impl Broker {
         }
     }
 
-    /// Matches every session; the reason code for the publisher.
+    /// Matches every session and every group; the reason code for the publisher.
     fn deliver(&mut self, packet: &PacketLine) -> ReasonCode {
-        let topic = packet.positional(0).unwrap().to_owned();
-        let qos = packet.qos().unwrap();
-        let message = Message {
-            topic: TopicName::try_from(topic.as_str()).unwrap(),
-            payload: Bytes::copy_from_slice(packet.payload().unwrap_or("").as_bytes()),
-            qos,
-            retain: packet.has("retain"),
-            properties: MessageProperties::default(),
-        };
-        let body = Arc::new(StoredMessage { id: 0, message });
+        let stored = self.stored(packet);
+        let topic = stored.message.topic.as_str().to_owned();
         let mut reason_code = ReasonCode::NoMatchingSubscribers;
-        let client_ids: Vec<String> = self.sessions.keys().cloned().collect();
-        for client_id in client_ids {
-            let matching: Vec<&Subscription> = self.sessions[&client_id]
-                .subscriptions()
-                .filter(|(filter, _)| matches(filter.as_str(), &topic))
-                .map(|(_, subscription)| subscription)
-                .collect();
-            let Some(granted) = matching.iter().map(|s| s.options.qos).max() else {
-                continue;
-            };
-            let delivery = Delivery {
-                body: Arc::clone(&body),
-                qos: effective_qos(qos, granted),
-                retain: false,
-                identifiers: matching.iter().filter_map(|s| s.identifier).collect(),
-            };
-            let outputs = self.apply_to(&client_id, Input::Deliver(delivery));
+        let mut handed_on = |outputs: Vec<Output>| {
             if outputs.contains(&Output::Rejected) {
                 reason_code = ReasonCode::QuotaExceeded;
             } else if reason_code == ReasonCode::NoMatchingSubscribers {
                 reason_code = ReasonCode::Success;
             }
+        };
+        let mut groups = BTreeSet::new();
+        let client_ids: Vec<String> = self.sessions.keys().cloned().collect();
+        for client_id in client_ids {
+            let mut matching = Vec::new();
+            for (filter, subscription) in self.sessions[&client_id].subscriptions() {
+                match filter.share() {
+                    Some((_, inner)) if matches(inner.as_str(), &topic) => {
+                        groups.insert(filter.clone());
+                    }
+                    None if matches(filter.as_str(), &topic) => matching.push(subscription),
+                    Some(_) | None => {}
+                }
+            }
+            if !matching.is_empty() {
+                let delivery = copy_for(&matching, &stored, None);
+                handed_on(self.apply_to(&client_id, Input::Deliver(delivery)));
+            }
+        }
+        for share in groups {
+            handed_on(self.assign(&share, &stored).unwrap());
         }
         reason_code
+    }
+
+    /// The message that a PUBLISH line says.
+    fn stored(&self, packet: &PacketLine) -> Arc<StoredMessage> {
+        let expiry_interval = packet.value("expiry").and_then(parse_seconds);
+        let message = Message {
+            topic: TopicName::try_from(packet.positional(0).unwrap()).unwrap(),
+            payload: Bytes::copy_from_slice(packet.payload().unwrap_or("").as_bytes()),
+            qos: packet.qos().unwrap(),
+            retain: packet.has("retain"),
+            properties: MessageProperties {
+                message_expiry_interval: expiry_interval,
+                ..MessageProperties::default()
+            },
+        };
+        let lifetime = expiry_interval.map(|seconds| Duration::from_secs(u64::from(seconds)));
+        Arc::new(StoredMessage {
+            id: 0,
+            message,
+            expires_at: lifetime.map(|lifetime| self.now.plus(lifetime)),
+            retained_version: None,
+        })
+    }
+
+    /// One member of a group gets the message, one that is connected if there is any; what
+    /// follows. `None`: there is no member.
+    fn assign(&mut self, share: &TopicFilter, stored: &Arc<StoredMessage>) -> Option<Vec<Output>> {
+        let mut members: Vec<(&String, &Session)> = self.sessions.iter().collect();
+        members.retain(|(_, session)| session.subscription(share).is_some());
+        members.sort_by_key(|(_, session)| !session.is_connected());
+        let (client_id, session) = members.first()?;
+        let delivery = copy_for(&[session.subscription(share)?], stored, Some(share));
+        let client_id = (*client_id).clone();
+        Some(self.apply_to(&client_id, Input::Deliver(delivery)))
     }
 
     /// An acknowledgement: more of what is to be re-sent may follow it.
@@ -386,7 +417,7 @@ impl Broker {
                 packet_id,
                 delivery,
                 ..
-            } => publish_line(delivery, *packet_id),
+            } => publish_line(delivery, *packet_id, self.now),
             Output::SendPubrel {
                 packet_id,
                 reason_code,
@@ -408,14 +439,14 @@ impl Broker {
                 return;
             }
             Output::Dropped { cause } => {
-                let cause = match cause {
-                    DropCause::QueueFullNewest => "queue_full_newest",
-                    DropCause::QueueFullOldest => "queue_full_oldest",
-                    DropCause::Offline => "offline",
-                    DropCause::SessionEnded => "session_ended",
-                };
-                let line = PacketLine::new("DROPPED").word(client_id);
-                self.receive("broker", line.with("cause", cause));
+                self.dropped(client_id, *cause);
+                return;
+            }
+            Output::Reassign { delivery, .. } => {
+                let (share, stored) = (delivery.share.as_deref().unwrap(), content(delivery));
+                if self.assign(share, stored).is_none() {
+                    self.dropped(client_id, DropCause::NoMember);
+                }
                 return;
             }
             Output::Ended => {
@@ -438,13 +469,51 @@ impl Broker {
         }
     }
 
+    fn dropped(&mut self, client_id: &str, cause: DropCause) {
+        let cause = match cause {
+            DropCause::QueueFullNewest => "queue_full_newest",
+            DropCause::QueueFullOldest => "queue_full_oldest",
+            DropCause::Offline => "offline",
+            DropCause::Expired => "expired",
+            DropCause::NoMember => "no_member",
+            DropCause::SessionEnded => "session_ended",
+        };
+        let line = PacketLine::new("DROPPED").word(client_id);
+        self.receive("broker", line.with("cause", cause));
+    }
+
     fn receive(&mut self, actor: &str, line: PacketLine) {
         self.received.push((actor.to_owned(), line));
     }
 }
 
-fn publish_line(delivery: &Delivery, packet_id: Option<PacketId>) -> PacketLine {
-    let message = &delivery.body.message;
+/// The copy for a session whose subscriptions these are.
+fn copy_for(
+    matching: &[&Subscription],
+    stored: &Arc<StoredMessage>,
+    share: Option<&TopicFilter>,
+) -> Delivery {
+    let granted = matching.iter().map(|s| s.options.qos).max().unwrap();
+    Delivery {
+        body: Body::Here(Arc::clone(stored)),
+        qos: effective_qos(stored.message.qos, granted),
+        retain: false,
+        identifiers: matching.iter().filter_map(|s| s.identifier).collect(),
+        share: share.cloned().map(Arc::new),
+    }
+}
+
+/// Sessions here are never stored, so they hold what they were given.
+fn content(delivery: &Delivery) -> &Arc<StoredMessage> {
+    match &delivery.body {
+        Body::Here(stored) => stored,
+        Body::Stored(reference) => panic!("{reference:?} is not in memory"),
+    }
+}
+
+fn publish_line(delivery: &Delivery, packet_id: Option<PacketId>, now: Timestamp) -> PacketLine {
+    let stored = content(delivery);
+    let message = &stored.message;
     let mut line = PacketLine::new("PUBLISH")
         .word(&message.topic)
         .word(format!("q{}", delivery.qos.as_u8()))
@@ -456,16 +525,20 @@ fn publish_line(delivery: &Delivery, packet_id: Option<PacketId>) -> PacketLine 
         let ids = delivery.identifiers.iter().map(|id| id.get().to_string());
         line = line.with("sub_id", ids.collect::<Vec<_>>().join(","));
     }
+    if let Some(interval) = message.properties.message_expiry_interval {
+        let left = interval - stored.waited_s(now);
+        line = line.with("expiry", format!("{left}s"));
+    }
     line
 }
 
-fn resend_line(resend: &Resend) -> PacketLine {
+fn resend_line(resend: &Resend, now: Timestamp) -> PacketLine {
     match resend {
         Resend::Publish {
             packet_id,
             delivery,
             ..
-        } => publish_line(delivery, Some(*packet_id)).word("dup"),
+        } => publish_line(delivery, Some(*packet_id), now).word("dup"),
         Resend::Pubrel { packet_id, .. } => ack_line("PUBREL", *packet_id, ReasonCode::Success),
     }
 }
