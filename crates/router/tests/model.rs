@@ -1,5 +1,8 @@
 //! The trie against a scan, filter by filter, over a plain list of subscriptions.
 
+#[path = "model/scan.rs"]
+mod scan;
+
 use std::collections::BTreeMap;
 
 use codec::{
@@ -7,26 +10,7 @@ use codec::{
 };
 use proptest::prelude::*;
 use router::{Match, RouteTable, Router, Subscription};
-
-/// Whether `filter` matches `topic`, as section 4.7 reads.
-fn filter_matches(filter: &TopicFilter, topic: &TopicName) -> bool {
-    // [MQTT-4.7.2-1]
-    if topic.as_str().starts_with('$') && filter.as_str().starts_with(['+', '#']) {
-        return false;
-    }
-    let filter: Vec<&str> = filter.as_str().split('/').collect();
-    let topic: Vec<&str> = topic.as_str().split('/').collect();
-    let (filter, open) = match filter.split_last() {
-        Some((&"#", levels)) => (levels, true),
-        _ => (filter.as_slice(), false),
-    };
-    let long_enough = topic.len() == filter.len() || (open && topic.len() > filter.len());
-    long_enough
-        && filter
-            .iter()
-            .zip(&topic)
-            .all(|(level, text)| *level == "+" || level == text)
-}
+use scan::{filter_matches, filters, topics};
 
 /// Subscriptions as a list, nothing precomputed.
 #[derive(Default)]
@@ -63,28 +47,6 @@ enum Step {
     Unsubscribe(u8, TopicFilter),
     Remove(u8),
     Route(TopicName, u8),
-}
-
-fn filters() -> impl Strategy<Value = TopicFilter> {
-    let level = prop::sample::select(vec!["", "a", "b", "$s", "+", "+"]);
-    let text =
-        (prop::collection::vec(level, 0..5), any::<bool>()).prop_map(|(mut levels, open)| {
-            if open {
-                levels.push("#");
-            }
-            levels.join("/")
-        });
-    text.prop_filter_map("a filter is not empty", |text| {
-        TopicFilter::try_from(text.as_str()).ok()
-    })
-}
-
-fn topics() -> impl Strategy<Value = TopicName> {
-    let level = prop::sample::select(vec!["", "a", "b", "$s"]);
-    let text = prop::collection::vec(level, 1..6).prop_map(|levels| levels.join("/"));
-    text.prop_filter_map("a topic is not empty", |text| {
-        TopicName::try_from(text.as_str()).ok()
-    })
 }
 
 fn subscriptions() -> impl Strategy<Value = Subscription> {

@@ -34,7 +34,7 @@ use session::{
 #[derive(Clone, Debug)]
 enum Action {
     Apply(Input),
-    Deliver(Draft),
+    Deliver(Box<Draft>),
     /// PUBACK, PUBREC or PUBCOMP for one of the ids in flight, or for any.
     Acknowledge(Acknowledgement, Choice),
     Wait(Duration),
@@ -407,7 +407,7 @@ fn action() -> impl Strategy<Value = Action> {
     ];
     prop_oneof![
         11 => input().prop_map(Action::Apply),
-        9 => draft().prop_map(Action::Deliver),
+        9 => draft().prop_map(|draft| Action::Deliver(Box::new(draft))),
         12 => (acknowledgement, choice).prop_map(|(a, choice)| Action::Acknowledge(a, choice)),
         2 => (0..4_000_u64).prop_map(|ms| Action::Wait(Duration::from_millis(ms))),
         3 => Just(Action::Rebuild),
