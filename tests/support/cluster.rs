@@ -53,11 +53,13 @@ pub struct ClusterOptions {
 }
 
 impl ClusterOptions {
-    /// Three nodes, four shards, 100 messages in flight.
+    /// Three nodes, four shards, 100 messages in flight. The environment variable
+    /// `HOLDFAST_TEST_BINARY` names another binary than `binary`.
     #[must_use]
     pub fn new(binary: impl Into<PathBuf>) -> Self {
+        let other = std::env::var_os("HOLDFAST_TEST_BINARY").map(PathBuf::from);
         Self {
-            binary: binary.into(),
+            binary: other.unwrap_or_else(|| binary.into()),
             nodes: 3,
             shards: 4,
             inflight_max: 100,

@@ -12,6 +12,7 @@
     reason = "a harness fails by panicking, and whatever it does not expect is a failure"
 )]
 
+pub mod checker;
 pub mod client;
 pub mod cluster;
 pub mod connect;
@@ -21,7 +22,9 @@ pub mod oracle;
 pub mod ports;
 pub mod process;
 pub mod receiver;
+pub mod recording;
 pub mod scale;
+pub mod script;
 pub mod sender;
 pub mod shards;
 pub mod shim;
