@@ -2,14 +2,17 @@
 #   make run                 build, and start a three-node cluster on this machine (DEMO: more flags)
 #   make test                all tests
 #   make test-full SCALE=10  the same, the random tests SCALE times as long
+#   make fuzz FUZZ_SECONDS=60 TARGETS="decode entry"   fuzz targets, all by default, each for so long
 #   make lint                what CI checks besides the tests
 #   make fmt                 format all code
 
 SHELL := bash
 SCALE ?= 10
+FUZZ_SECONDS ?= 60
+TARGETS ?=
 DEMO ?=
 
-.PHONY: run test test-full lint fmt
+.PHONY: run test test-full fuzz lint fmt
 .DEFAULT_GOAL := run
 
 run:
@@ -24,6 +27,10 @@ test:
 test-full:
 	@scripts/setup.sh test
 	@HOLDFAST_TEST_SCALE=$(SCALE) scripts/test.sh
+
+fuzz:
+	@scripts/setup.sh run
+	@scripts/fuzz.sh $(FUZZ_SECONDS) $(TARGETS)
 
 lint:
 	@scripts/setup.sh run
