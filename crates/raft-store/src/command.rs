@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use codec::{ClientId, Message, PacketId, ReasonCode, TopicFilter};
-use session::{Delivery, DropCause, Resend, SessionLimits, StoredMessage, Subscription};
+use codec::{
+    ClientId, Message, PacketId, Qos, ReasonCode, SubscriptionIdentifier, Timestamp, TopicFilter,
+    Will,
+};
+use session::{Body, Delivery, DropCause, Resend, SessionLimits, StoredMessage, Subscription};
 
 use crate::ids::{Epoch, Holder, Incarnation, NodeId, ShardId};
 
@@ -35,6 +38,8 @@ pub enum Command {
         epoch: Epoch,
         /// Overrides CONNECT's interval (v5 DISCONNECT).
         session_expiry_interval_s: Option<u32>,
+        /// What becomes of its will.
+        ending: Ending,
     },
     /// SUBSCRIBE of a session that this shard hosts.
     Subscribe {
@@ -44,6 +49,9 @@ pub enum Command {
         epoch: Epoch,
         /// In packet order.
         filters: Vec<(TopicFilter, Subscription)>,
+        /// Retained messages will be read for it: from now until its `DeliverRetained { last }` the
+        /// session notes which versions it got live.
+        reads_retained: bool,
     },
     /// UNSUBSCRIBE of a session that this shard hosts.
     Unsubscribe {
@@ -62,6 +70,21 @@ pub enum Command {
         epoch: Epoch,
         /// The message.
         message: Message,
+        /// Under which version it was stored, if it is retained.
+        retained_version: Option<u64>,
+    },
+    /// A QoS 1 or 2 message for one member, in this shard, of a shared subscription.
+    PublishShared {
+        /// The publisher.
+        client_id: ClientId,
+        /// Its connection; `None`: a node passes on what it was handed and could not deliver.
+        epoch: Option<Epoch>,
+        /// The shared subscription, with `$share/`.
+        filter: TopicFilter,
+        /// The message.
+        message: Message,
+        /// What is left of its lifetime; `None`: as the message itself says.
+        expires_in_ms: Option<u64>,
     },
     /// A QoS 2 message from a session that this shard hosts: records the packet id, and puts the
     /// message into the outbox for its targets, in one step (exactly once, DESIGN section 6).
@@ -78,6 +101,62 @@ pub enum Command {
         shards: Vec<ShardId>,
         /// Nodes with matching transient sessions.
         nodes: Vec<(NodeId, Incarnation)>,
+        /// Under which version it was stored, if it is retained.
+        retained_version: Option<u64>,
+        /// Per matching shared subscription the place that was picked; may name this shard.
+        shared: Vec<(TopicFilter, OutboxTarget)>,
+    },
+    /// Stores, replaces or (empty payload) clears the retained message of a topic of this shard.
+    SetRetained {
+        /// The publisher.
+        client_id: ClientId,
+        /// Its connection; `None`: a will.
+        epoch: Option<Epoch>,
+        /// The message.
+        message: Message,
+        /// Bounds of this shard's retained messages.
+        limits: RetainedLimits,
+    },
+    /// Retained messages that were read for a new subscription of a session that this shard hosts.
+    DeliverRetained {
+        /// The client.
+        client_id: ClientId,
+        /// Its connection.
+        epoch: Epoch,
+        /// In order.
+        copies: Vec<RetainedCopy>,
+        /// The read that `Subscribe` announced is over.
+        last: bool,
+    },
+    /// Changes nothing: once a node's own replica has answered it, that replica has everything
+    /// that was acknowledged before.
+    Barrier,
+    /// A will is due: consumes it and hands its message on, in one step.
+    PublishWill {
+        /// The connection that set it.
+        epoch: Epoch,
+        /// Under which version it was stored, if it is retained.
+        retained_version: Option<u64>,
+        /// Shards with matching sessions; may name this shard.
+        shards: Vec<ShardId>,
+        /// Nodes that deliver it to their connections.
+        nodes: Vec<(NodeId, Incarnation)>,
+        /// Per matching shared subscription the place that was picked; may name this shard.
+        shared: Vec<(TopicFilter, OutboxTarget)>,
+    },
+    /// Gives an item that has no place a new one.
+    Place {
+        /// Its number among the unplaced.
+        number: u64,
+        /// The place; `None`: no member is left anywhere, the item is dropped.
+        to: Option<OutboxTarget>,
+    },
+    /// A node takes one shared item of its lane, before it hands it to a member.
+    Claim {
+        /// The node.
+        target: OutboxTarget,
+        /// The item.
+        number: u64,
     },
     /// PUBREL from a client whose session this shard hosts.
     Release {
@@ -115,6 +194,8 @@ pub enum Command {
     TakeOutbox {
         /// Whose outbox.
         source: ShardId,
+        /// The source has recorded what became of every item up to this number.
+        settled: u64,
         /// Number of the first item.
         first: u64,
         /// The items.
@@ -124,8 +205,10 @@ pub enum Command {
     Taken {
         /// Who took them.
         target: OutboxTarget,
-        /// Cumulative.
+        /// Cumulative. A node's shared items stay until they are claimed or refused.
         upto: u64,
+        /// Shared items that it did not take, for want of a member: they need another place.
+        refused: Vec<u64>,
     },
     /// Timer: the session of this epoch may have passed its deadline.
     ExpireSession {
@@ -151,6 +234,41 @@ pub struct Connect {
     pub receive_maximum: u16,
     /// Bounds that the accepting node gives the session.
     pub limits: SessionLimits,
+    /// To be published when the connection is lost.
+    pub will: Option<Will>,
+}
+
+/// How a connection ended, for its will.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// DISCONNECT with 0x00: the will goes unpublished [MQTT-3.14.4-3].
+    Normal,
+    /// Anything else: the will is published when it is due [MQTT-3.1.2-8].
+    Abnormal,
+}
+
+/// Bounds of the retained messages of one shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetainedLimits {
+    /// Topics with a retained message.
+    pub messages_max: u64,
+    /// Bytes (`Message::size`) of them all.
+    pub bytes_max: u64,
+}
+
+/// A retained message on its way to a new subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetainedCopy {
+    /// The message as stored.
+    pub message: Message,
+    /// Its version.
+    pub version: u64,
+    /// The effective QoS, 1 or 2.
+    pub qos: Qos,
+    /// Of the subscription that it is for.
+    pub identifier: Option<SubscriptionIdentifier>,
+    /// What is left of its lifetime.
+    pub expires_in_ms: Option<u64>,
 }
 
 /// One acknowledgement from a receiver of messages.
@@ -164,13 +282,42 @@ pub enum Acknowledgement {
     Pubcomp(PacketId),
 }
 
-/// One message in an outbox.
+/// One message of an outbox, as it travels to its target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxItem {
     /// The publisher, for No Local.
     pub publisher: ClientId,
-    /// The message.
+    /// The message. Its `expires_at` means nothing on the way: shards have different times.
     pub body: Arc<StoredMessage>,
+    /// What is left of its lifetime.
+    pub expires_in_ms: Option<u64>,
+    /// The shared subscription of which one member must get it; `None`: everyone who matches.
+    pub share: Option<TopicFilter>,
+}
+
+/// One message that waits in an outbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingItem {
+    /// The publisher, for No Local.
+    pub publisher: ClientId,
+    /// The message, or its name in this shard.
+    pub body: Body,
+    /// The shared subscription of which one member must get it; `None`: everyone who matches.
+    pub share: Option<TopicFilter>,
+}
+
+impl WaitingItem {
+    /// The item as it leaves the shard at `now`; `content`: the message that its body names.
+    #[must_use]
+    pub fn into_item(self, content: Arc<StoredMessage>, now: Timestamp) -> OutboxItem {
+        let left = |expires_at: Timestamp| expires_at.as_millis().saturating_sub(now.as_millis());
+        OutboxItem {
+            publisher: self.publisher,
+            expires_in_ms: content.expires_at.map(left),
+            body: content,
+            share: self.share,
+        }
+    }
 }
 
 /// Where outbox items go.
@@ -180,6 +327,8 @@ pub enum OutboxTarget {
     Shard(ShardId),
     /// The transient sessions of one life of a node.
     Node(NodeId, Incarnation),
+    /// Nowhere yet: shared items whose place had no member any more.
+    Unplaced,
 }
 
 /// The answer to one command, the same on every replica, remembered per proposer.
@@ -215,7 +364,7 @@ pub enum Response {
         /// In command order.
         existed: Vec<bool>,
     },
-    /// To `Publish`.
+    /// To `Publish` and `PublishShared`; for the latter `matched` 0 means that no such member is here.
     Published {
         /// Sessions that matched.
         matched: u32,
@@ -233,6 +382,28 @@ pub enum Response {
     Released {
         /// 0x00, or 0x92 for an unknown id.
         reason_code: ReasonCode,
+    },
+    /// To `SetRetained`: done.
+    RetainedSet {
+        /// What live copies of the message must carry. Grows within a shard.
+        version: u64,
+    },
+    /// To `SetRetained`: a bound of the retained messages is reached, nothing was changed.
+    RetainedFull,
+    /// To `DeliverRetained`.
+    RetainedDelivered {
+        /// Copies for which the queue had no room.
+        dropped: u32,
+    },
+    /// To `Claim`, `Place` and `PublishWill`.
+    Claimed {
+        /// What the command names was there, and this command took it.
+        claimed: bool,
+    },
+    /// To `TakeOutbox`: every item was taken but these.
+    TookOutbox {
+        /// Shared items of the batch for which there is no member here.
+        refused: Vec<u64>,
     },
 }
 
@@ -261,14 +432,18 @@ pub enum Effect {
         resend: Vec<Resend>,
         /// The session's subscriptions.
         subscriptions: Vec<(TopicFilter, Subscription)>,
+        /// QoS 2 ids of the client that it has not released: what it sends under one is a repeat.
+        awaiting_pubrel: Vec<PacketId>,
     },
     /// Write a PUBLISH with DUP=0.
     Send {
         /// The connection.
         holder: Holder,
+        /// Position in the session's order; grows from copy to copy.
+        position: u64,
         /// Packet id.
         packet_id: PacketId,
-        /// What.
+        /// What; its body by name if this replica does not have it in memory.
         delivery: Delivery,
     },
     /// Write a PUBREL: the PUBREC is committed.
@@ -279,6 +454,15 @@ pub enum Effect {
         packet_id: PacketId,
         /// 0x00 or 0x92.
         reason_code: ReasonCode,
+        /// Place in the order of PUBRECs; `None` for an id that is not in flight.
+        pubrec_position: Option<u64>,
+    },
+    /// A snapshot was installed: the connection sends what it has not sent yet, with DUP=0.
+    Resync {
+        /// The connection.
+        holder: Holder,
+        /// Everything in flight, in the order of `Resumed`.
+        in_flight: Vec<Resend>,
     },
     /// Close a connection.
     Close {
@@ -304,8 +488,8 @@ pub enum Effect {
         incarnation: Incarnation,
         /// Number of the item for that target.
         number: u64,
-        /// The message.
-        item: OutboxItem,
+        /// The message. A shared one must be claimed before it is handed to a member.
+        item: WaitingItem,
     },
     /// Route table: one more reason to ask `target` about `filter`.
     RouteAdded {
@@ -362,4 +546,6 @@ pub enum RouteTarget {
     Node(NodeId),
     /// A node with connected persistent sessions that take it on the live plane when it is published at QoS 0.
     NodeAtMostOnce(NodeId),
+    /// For shared subscriptions only: a shard with connected members granted QoS 1 or 2.
+    ConnectedShard(ShardId),
 }

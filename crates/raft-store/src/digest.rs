@@ -6,7 +6,9 @@ use crate::encoding::{encode_key, encode_record};
 use crate::machine::Machine;
 
 impl Machine {
-    /// The same state gives the same digest on every replica, live or replayed. O(state).
+    /// The same state gives the same digest on every replica, live or replayed, whatever it has in
+    /// memory: the contents of bodies are not in it, which never change and which the tables check
+    /// themselves. O(state).
     #[must_use]
     pub fn digest(&self) -> u64 {
         let mut hasher = Xxh3::new();

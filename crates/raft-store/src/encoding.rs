@@ -15,6 +15,7 @@
 //! | file | converts |
 //! |---|---|
 //! | `batch`, `command`, `answers` | what is in the Raft log, and what comes back to the proposer |
+//! | `outbox`, `retained` | parts of commands |
 //! | `key`, `record` | the rows of the state tables |
 //! | `message`, `session_parts` | the vocabulary of `codec` and of `session` |
 //! | `field` | numbers and names, with their checks |
@@ -26,8 +27,10 @@ mod command;
 mod field;
 mod key;
 mod message;
+mod outbox;
 pub mod proto;
 mod record;
+mod retained;
 mod session_parts;
 
 #[cfg(test)]
@@ -39,9 +42,9 @@ use prost::Message;
 pub use answers::{decode_answers, encode_answers};
 pub use batch::{BATCH_FORMAT, decode_batch, encode_batch};
 pub use command::{decode_command, encode_command};
-pub use key::{decode_key, encode_key};
+pub use key::{BODIES_FROM, body_key, decode_key, encode_key};
 pub use message::{decode_message, encode_message, message_from_proto, message_to_proto};
-pub use record::{decode_record, encode_record};
+pub use record::{decode_body, decode_record, encode_record};
 
 /// Why bytes are not what they should be. A peer of another version, a corrupt one, or a bug.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -56,7 +56,17 @@ impl ShardId {
     /// The shard of a client id among `shards` shards (`hash(client_id) % shards`).
     #[must_use]
     pub fn of_client(client_id: &str, shards: u16) -> Self {
-        let hash = xxhash_rust::xxh3::xxh3_64(client_id.as_bytes());
+        Self::of(client_id.as_bytes(), shards)
+    }
+
+    /// The shard of the retained message of a topic among `shards` shards (`hash(topic) % shards`).
+    #[must_use]
+    pub fn of_topic(topic: &str, shards: u16) -> Self {
+        Self::of(topic.as_bytes(), shards)
+    }
+
+    fn of(name: &[u8], shards: u16) -> Self {
+        let hash = xxhash_rust::xxh3::xxh3_64(name);
         let shard = hash % u64::from(shards.max(1));
         Self(u16::try_from(shard).unwrap_or(0))
     }

@@ -66,14 +66,16 @@ pub mod proto {
 
 pub use batch::{Batch, ProposerId};
 pub use command::{
-    Acknowledgement, Answers, CloseReason, Command, Connect, Effect, OutboxItem, OutboxTarget,
-    Refusal, Response, RouteTarget,
+    Acknowledgement, Answers, CloseReason, Command, Connect, Effect, Ending, OutboxItem,
+    OutboxTarget, Refusal, Response, RetainedCopy, RetainedLimits, RouteTarget, WaitingItem,
 };
 pub use encoding::{decode_message, encode_command, encode_message};
 pub use error::{StoreError, WriteError};
 pub use forward::{Forwarder, ProposalService, peer_channel};
 pub use ids::{ConnectionId, Epoch, Holder, Incarnation, NodeId, ShardId};
-pub use machine::{Applied, DueSession, Machine, StateError};
+pub use machine::{
+    Applied, BodyLookup, DueSession, DueWill, Machine, RetainedPage, StateError,
+};
 pub use proposer::{Proposer, ProposerCore, Waiter};
 pub use service::{RaftService, incoming, server_builder};
 pub use shard::Shard;

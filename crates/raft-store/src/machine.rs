@@ -10,28 +10,56 @@
 //! - A batch of a numbered proposer takes effect once; a repeat gets the stored answers.
 //! - A command of an older connection of a client changes nothing.
 //! - Each body is stored once, counts its references, and goes with the last one.
+//! - Whether a content is in memory or on disk changes nothing but how an effect carries it.
+//!
+//! | file | what |
+//! |---|---|
+//! | `lives` | lives of nodes, fences |
+//! | `sessions`, `subscriptions`, `routes` | CONNECT to session expiry; SUBSCRIBE; what routes follow |
+//! | `publish`, `shared` | messages into sessions, acknowledgements; one member of a shared subscription |
+//! | `handover`, `outbox` | QoS 2 and wills to other shards and nodes, exactly once |
+//! | `wills`, `retained` | wills; retained messages and their versions |
+//! | `bodies` | contents, in memory or on disk |
+//! | `storage`, `catch_up` | state as keys and records; what a node does after an installed snapshot |
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use codec::{ClientId, Timestamp};
-use router::Router;
-use session::{Session, StoredMessage};
+use router::{Match, Router};
+use session::{Output, Session};
 
 use crate::batch::{Batch, ProposerId};
-use crate::command::{Answers, CloseReason, Command, Effect, OutboxTarget, Refusal, Response};
+use crate::command::{Answers, Command, Effect, Refusal, Response};
 use crate::encoding::decode_command;
 use crate::ids::{Epoch, Holder, Incarnation, NodeId, ShardId};
 use crate::state::StateKey;
 
+mod bodies;
+mod catch_up;
+mod handover;
+mod lives;
 mod outbox;
 mod publish;
+mod retained;
+mod routes;
 mod sessions;
+mod shared;
 mod storage;
+mod subscriptions;
+mod wills;
 
+pub use bodies::BodyLookup;
+pub use retained::RetainedPage;
 pub use storage::StateError;
+pub use wills::DueWill;
 
+use bodies::Bodies;
+use handover::{Reception, TakenFrom, Targets};
 use outbox::Outbox;
+use retained::{RetainedMessages, RetainedRead};
+use shared::SharedMembers;
+use wills::Wills;
 
 /// What applying one entry gave.
 #[derive(Clone, Debug)]
@@ -52,14 +80,20 @@ pub struct Machine {
     shard: ShardId,
     time: Timestamp,
     next_epoch: u64,
-    next_body: u64,
+    next_version: u64,
+    next_turn: u64,
     nodes: BTreeMap<NodeId, NodeRecord>,
-    taken: BTreeMap<ShardId, u64>,
+    taken: BTreeMap<ShardId, TakenFrom>,
     sessions: BTreeMap<ClientId, SessionRecord>,
+    /// Unshared subscriptions. Derived from `sessions`.
     router: Router<ClientId>,
-    bodies: BTreeMap<u64, Body>,
+    shared: SharedMembers,
+    bodies: Bodies,
     fences: BTreeMap<ClientId, Epoch>,
     outbox: Outbox,
+    wills: Wills,
+    retained: RetainedMessages,
+    reads: BTreeMap<ClientId, RetainedRead>,
     /// When disconnected sessions end. Derived from `sessions`.
     deadlines: BTreeSet<(Timestamp, ClientId)>,
     /// Which clients have a connection, open or not yet recorded closed, on which life of a node.
@@ -69,6 +103,9 @@ pub struct Machine {
     changes: BTreeSet<StateKey>,
     /// Route entries of a loaded state; the first apply hands them out.
     boot_effects: Vec<Effect>,
+    /// Room for one message's matches, and for one session's outputs; empty between commands.
+    matches: Vec<Match<ClientId>>,
+    outputs: Vec<Output>,
 }
 
 /// What a shard knows of a node's newest life.
@@ -88,13 +125,6 @@ struct SessionRecord {
     /// Older connections not yet recorded closed. Bounded: one per life of a node and epoch.
     formers: Vec<(Epoch, Holder)>,
     session: Option<Box<Session>>,
-}
-
-/// A message body and the number of deliveries and outbox items that refer to it.
-#[derive(Clone, Debug)]
-struct Body {
-    stored: Arc<StoredMessage>,
-    references: u64,
 }
 
 /// What to do with a batch.
@@ -121,18 +151,25 @@ impl Machine {
             shard,
             time: Timestamp::ZERO,
             next_epoch: 1,
-            next_body: 1,
+            next_version: 1,
+            next_turn: 0,
             nodes: BTreeMap::new(),
             taken: BTreeMap::new(),
             sessions: BTreeMap::new(),
             router: Router::new(),
-            bodies: BTreeMap::new(),
+            shared: SharedMembers::default(),
+            bodies: Bodies::starting_at(1),
             fences: BTreeMap::new(),
             outbox: Outbox::default(),
+            wills: Wills::default(),
+            retained: RetainedMessages::default(),
+            reads: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             held: BTreeSet::new(),
             changes: BTreeSet::new(),
             boot_effects: Vec::new(),
+            matches: Vec::new(),
+            outputs: Vec::new(),
         }
     }
 
@@ -142,6 +179,7 @@ impl Machine {
             self.time = batch.leader_time;
         }
         self.changes.insert(StateKey::Counters);
+        self.purge_retained();
         let mut effects = std::mem::take(&mut self.boot_effects);
         let answers = match self.admit(batch, &mut effects) {
             Admission::Apply => self.apply_commands(index, batch, &mut effects),
@@ -256,7 +294,7 @@ impl Machine {
     ) -> Response {
         match command {
             // `admit` did what there is to do.
-            Command::Hello => Response::Done,
+            Command::Hello | Command::Barrier => Response::Done,
             Command::NodeUp { node } => {
                 let incarnation = Incarnation(index);
                 self.begin_life(node, incarnation, effects);
@@ -271,12 +309,20 @@ impl Machine {
                 client_id,
                 epoch,
                 session_expiry_interval_s,
-            } => self.disconnect(&client_id, epoch, session_expiry_interval_s, effects),
+                ending,
+            } => self.disconnect(
+                &client_id,
+                epoch,
+                session_expiry_interval_s,
+                ending,
+                effects,
+            ),
             Command::Subscribe {
                 client_id,
                 epoch,
                 filters,
-            } => self.subscribe(&client_id, epoch, filters, effects),
+                reads_retained,
+            } => self.subscribe(&client_id, epoch, filters, reads_retained, effects),
             Command::Unsubscribe {
                 client_id,
                 epoch,
@@ -286,7 +332,15 @@ impl Machine {
                 client_id,
                 epoch,
                 message,
-            } => self.publish(&client_id, epoch, message, effects),
+                retained_version,
+            } => self.publish(&client_id, epoch, &message, retained_version, effects),
+            Command::PublishShared {
+                client_id,
+                epoch,
+                filter,
+                message,
+                expires_in_ms,
+            } => self.publish_shared(&client_id, epoch, filter, &message, expires_in_ms, effects),
             Command::ReceiveExactlyOnce {
                 client_id,
                 epoch,
@@ -294,17 +348,52 @@ impl Machine {
                 message,
                 shards,
                 nodes,
+                retained_version,
+                shared,
             } => {
-                let targets = publish::Targets { shards, nodes };
-                let reception = publish::Reception {
+                let targets = Targets {
+                    shards,
+                    nodes,
+                    shared,
+                };
+                let reception = Reception {
                     client_id,
                     epoch,
                     packet_id,
                     message,
+                    retained_version,
                     targets,
                 };
                 self.receive_exactly_once(reception, effects)
             }
+            Command::SetRetained {
+                client_id,
+                epoch,
+                message,
+                limits,
+            } => self.set_retained(&client_id, epoch, &message, limits),
+            Command::DeliverRetained {
+                client_id,
+                epoch,
+                copies,
+                last,
+            } => self.deliver_retained(&client_id, epoch, copies, last, effects),
+            Command::PublishWill {
+                epoch,
+                retained_version,
+                shards,
+                nodes,
+                shared,
+            } => {
+                let targets = Targets {
+                    shards,
+                    nodes,
+                    shared,
+                };
+                self.publish_will(epoch, retained_version, targets, effects)
+            }
+            Command::Place { number, to } => self.place(number, to, effects),
+            Command::Claim { target, number } => self.claim(target, number),
             Command::Release {
                 client_id,
                 epoch,
@@ -319,168 +408,19 @@ impl Machine {
             Command::FenceEnd { client_id, epoch } => self.fence_end(&client_id, epoch),
             Command::TakeOutbox {
                 source,
+                settled,
                 first,
                 items,
-            } => self.take_outbox(source, first, items, effects),
-            Command::Taken { target, upto } => {
-                self.trim_outbox(target, upto);
-                Response::Done
-            }
+            } => self.take_outbox(source, settled, first, items, effects),
+            Command::Taken {
+                target,
+                upto,
+                refused,
+            } => self.outbox_taken(target, upto, &refused),
             Command::ExpireSession { client_id, epoch } => {
                 self.expire(&client_id, epoch, effects);
                 Response::Done
             }
         }
-    }
-
-    /// A newer life of a node: every earlier one is over.
-    fn begin_life(&mut self, node: NodeId, incarnation: Incarnation, effects: &mut Vec<Effect>) {
-        // Also lives that this shard knows only as targets of its outbox.
-        let earlier = Incarnation(incarnation.0.saturating_sub(1));
-        self.end_lives(node, earlier, effects);
-        if let Some(previous) = self.nodes.get(&node) {
-            effects.push(Effect::NodeDown {
-                node,
-                incarnation: previous.incarnation,
-            });
-        }
-        let record = NodeRecord {
-            incarnation,
-            down: false,
-            last_sequence: 0,
-            answers: Arc::new([]),
-        };
-        self.nodes.insert(node, record);
-        self.changes.insert(StateKey::Node(node));
-        effects.push(Effect::NodeUp { node, incarnation });
-    }
-
-    /// Declares one life over, and with it all earlier ones; never a later one.
-    fn declare_down(&mut self, node: NodeId, incarnation: Incarnation, effects: &mut Vec<Effect>) {
-        let record = self.nodes.entry(node).or_insert_with(|| NodeRecord {
-            incarnation,
-            down: false,
-            last_sequence: 0,
-            answers: Arc::new([]),
-        });
-        if record.incarnation > incarnation || (record.incarnation == incarnation && record.down) {
-            return;
-        }
-        record.incarnation = incarnation;
-        record.down = true;
-        record.answers = Arc::new([]);
-        self.changes.insert(StateKey::Node(node));
-        self.end_lives(node, incarnation, effects);
-        effects.push(Effect::NodeDown { node, incarnation });
-    }
-
-    /// Records every connection of these lives closed, and forgets what only they could take.
-    fn end_lives(&mut self, node: NodeId, upto: Incarnation, effects: &mut Vec<Effect>) {
-        let held: Vec<ClientId> = self
-            .held
-            .iter()
-            .filter(|(held_node, incarnation, _)| *held_node == node && *incarnation <= upto)
-            .map(|(_, _, client_id)| client_id.clone())
-            .collect();
-        for client_id in held {
-            self.end_connections(&client_id, node, upto, effects);
-        }
-        for target in self.outbox.node_targets(node, upto) {
-            self.drop_outbox_target(target);
-        }
-    }
-
-    /// One client's connections on ended lives of a node.
-    fn end_connections(
-        &mut self,
-        client_id: &ClientId,
-        node: NodeId,
-        upto: Incarnation,
-        effects: &mut Vec<Effect>,
-    ) {
-        let ended = |holder: &Holder| holder.node == node && holder.incarnation <= upto;
-        let Some(record) = self.sessions.get(client_id) else {
-            return;
-        };
-        let former_epochs: Vec<Epoch> = record
-            .formers
-            .iter()
-            .filter(|(_, holder)| ended(holder))
-            .map(|(epoch, _)| *epoch)
-            .collect();
-        let current = record
-            .holder
-            .filter(ended)
-            .map(|holder| (record.epoch, holder));
-        for epoch in former_epochs {
-            self.former_closed(client_id, epoch, effects);
-        }
-        if let Some((epoch, holder)) = current {
-            effects.push(Effect::Close {
-                holder,
-                reason: CloseReason::NodeDown,
-            });
-            self.disconnect(client_id, epoch, None, effects);
-        }
-    }
-
-    /// Refuses commands of older connections of a client whose session lives elsewhere.
-    fn fence(&mut self, client_id: ClientId, epoch: Epoch) -> Response {
-        let fence = self.fences.entry(client_id.clone()).or_insert(epoch);
-        if *fence > epoch {
-            return Response::Refused(Refusal::StaleEpoch);
-        }
-        *fence = epoch;
-        self.changes.insert(StateKey::Fence(client_id));
-        Response::Done
-    }
-
-    fn fence_end(&mut self, client_id: &ClientId, epoch: Epoch) -> Response {
-        if self
-            .fences
-            .get(client_id)
-            .is_some_and(|fence| *fence <= epoch)
-        {
-            self.fences.remove(client_id);
-            self.changes.insert(StateKey::Fence(client_id.clone()));
-        }
-        Response::Done
-    }
-
-    /// A publish from this connection must change nothing any more.
-    fn is_stale_publisher(&self, client_id: &ClientId, epoch: Epoch) -> bool {
-        let fenced = self
-            .fences
-            .get(client_id)
-            .is_some_and(|fence| *fence > epoch);
-        let replaced = self
-            .sessions
-            .get(client_id)
-            .is_some_and(|record| record.epoch != epoch);
-        fenced || replaced
-    }
-
-    /// Items of one outbox target from `after` on, at most `max_items` and about `max_bytes`.
-    #[must_use]
-    pub fn outbox_items(
-        &self,
-        target: OutboxTarget,
-        after: u64,
-        max_items: usize,
-        max_bytes: usize,
-    ) -> VecDeque<(u64, crate::command::OutboxItem)> {
-        self.outbox.items(target, after, max_items, max_bytes)
-    }
-
-    /// Targets that have items waiting.
-    #[must_use]
-    pub fn outbox_targets(&self) -> Vec<OutboxTarget> {
-        self.outbox.waiting_targets()
-    }
-
-    /// Bytes waiting in the outbox.
-    #[must_use]
-    pub fn outbox_bytes(&self) -> u64 {
-        self.outbox.bytes()
     }
 }

@@ -1,9 +1,10 @@
 //! What a shard's state consists of, key by key, so that an apply writes only what it changed.
 //!
-//! `encoding` turns both into bytes. Keys sort by kind, so that a load meets each body before the
-//! deliveries that refer to it, and each session before its parts.
+//! `encoding` turns both into bytes. Keys sort by kind, so that a load meets what is known of each
+//! body before the deliveries that refer to it, and each session before its parts. The contents of
+//! bodies come last: a load leaves them on disk.
 
-use codec::{ClientId, Message, PacketId, Timestamp, TopicFilter};
+use codec::{ClientId, Message, PacketId, Qos, Timestamp, TopicFilter, TopicName, Will};
 use session::{DeliveryRecord, SessionMeta, Subscription};
 
 use crate::command::{Answers, OutboxTarget};
@@ -18,8 +19,8 @@ pub enum StateKey {
     Node(NodeId),
     /// How far this shard has taken another shard's outbox.
     Taken(ShardId),
-    /// A message body, stored once whatever the fan-out.
-    Body(u64),
+    /// What is kept in memory of a message body.
+    BodyIndex(u64),
     /// A fence against older connections of a client.
     Fence(ClientId),
     /// A session's registration and, if hosted here, its small fixed part.
@@ -30,10 +31,18 @@ pub enum StateKey {
     Subscription(ClientId, TopicFilter),
     /// One queued or in-flight delivery, by position.
     Delivery(ClientId, u64),
+    /// What a session got live while retained messages are read for it.
+    RetainedRead(ClientId),
     /// The numbering of one outbox target.
     Outbox(OutboxTarget),
     /// One outbox item, by number.
     OutboxItem(OutboxTarget, u64),
+    /// The will that a connection set.
+    Will(Epoch),
+    /// The retained message of a topic.
+    Retained(TopicName),
+    /// The content of a message body, stored once whatever the fan-out.
+    Body(u64),
 }
 
 /// The value under a [`StateKey`] of the same name.
@@ -47,6 +56,10 @@ pub enum StateRecord {
         next_epoch: u64,
         /// The id that the next body gets.
         next_body: u64,
+        /// The version that the next retained message gets.
+        next_version: u64,
+        /// Whose turn it is in shared subscriptions.
+        next_turn: u64,
     },
     /// A node's newest life.
     Node {
@@ -59,17 +72,25 @@ pub enum StateRecord {
         /// That batch's answers.
         answers: Answers,
     },
-    /// Number of the last item taken.
+    /// How far an outbox is taken.
     Taken {
-        /// Cumulative.
+        /// Number of the last item.
         upto: u64,
+        /// Items refused that the source has not settled, ascending.
+        refused: Vec<u64>,
     },
-    /// A message body.
-    Body {
-        /// The message.
-        message: Message,
+    /// What is kept in memory of a message body.
+    BodyIndex {
         /// Deliveries and outbox items that refer to it; at least 1.
         references: u64,
+        /// `Message::size`.
+        size_bytes: u32,
+        /// When a copy that was not sent is dropped.
+        expires_at: Option<Timestamp>,
+        /// The QoS it was published with.
+        qos: Qos,
+        /// The RETAIN flag it was published with.
+        retain: bool,
     },
     /// A fence.
     Fence {
@@ -104,5 +125,41 @@ pub enum StateRecord {
         publisher: ClientId,
         /// Its body's id.
         body: u64,
+        /// The shared subscription that it is for.
+        share: Option<TopicFilter>,
+    },
+    /// Versions that a session got while retained messages are read for it.
+    RetainedRead {
+        /// Reads under way, at least 1.
+        open: u32,
+        /// Per topic, ascending: the lowest version that may still be delivered.
+        wanted_from: Vec<(TopicName, u64)>,
+    },
+    /// A will.
+    Will {
+        /// The client.
+        client_id: ClientId,
+        /// What is published, and how long it waits.
+        will: Will,
+        /// When; `None`: its connection is open or not recorded closed.
+        due: Option<Timestamp>,
+    },
+    /// A retained message.
+    Retained {
+        /// The message.
+        message: Message,
+        /// Its version.
+        version: u64,
+        /// When it is gone.
+        expires_at: Option<Timestamp>,
+    },
+    /// The content of a message body; never changes.
+    Body {
+        /// The message.
+        message: Message,
+        /// When a copy that was not sent is dropped.
+        expires_at: Option<Timestamp>,
+        /// Its version if it is a retained message.
+        retained_version: Option<u64>,
     },
 }

@@ -64,6 +64,13 @@ fn response_to_proto(response: &Response) -> proto::Response {
         Response::Received { first } => Kind::Received(*first),
         Response::ReceiveMaximumExceeded => Kind::ReceiveMaximumExceeded(proto::Nothing {}),
         Response::Released { reason_code } => Kind::Released(reason_code.as_u8().into()),
+        Response::RetainedSet { version } => Kind::RetainedSet(*version),
+        Response::RetainedFull => Kind::RetainedFull(proto::Nothing {}),
+        Response::RetainedDelivered { dropped } => Kind::RetainedDelivered(*dropped),
+        Response::Claimed { claimed } => Kind::Claimed(*claimed),
+        Response::TookOutbox { refused } => Kind::TookOutbox(proto::TookOutbox {
+            refused: refused.clone(),
+        }),
     };
     proto::Response { kind: Some(kind) }
 }
@@ -92,6 +99,11 @@ fn response_from_proto(response: proto::Response) -> Result<Response, EncodingEr
         Kind::Released(code) => Response::Released {
             reason_code: reason_code_from_proto("Response.released", code)?,
         },
+        Kind::RetainedSet(version) => Response::RetainedSet { version },
+        Kind::RetainedFull(proto::Nothing {}) => Response::RetainedFull,
+        Kind::RetainedDelivered(dropped) => Response::RetainedDelivered { dropped },
+        Kind::Claimed(claimed) => Response::Claimed { claimed },
+        Kind::TookOutbox(proto::TookOutbox { refused }) => Response::TookOutbox { refused },
     })
 }
 

@@ -10,7 +10,7 @@ use crate::batch::{Batch, ProposerId};
 
 /// The format of the batches that this version writes, and the newest that it reads. It grows
 /// when the meaning of a command changes.
-pub const BATCH_FORMAT: u32 = 1;
+pub const BATCH_FORMAT: u32 = 2;
 
 /// `batch` as the bytes of a Raft entry. Copies each command once.
 #[must_use]

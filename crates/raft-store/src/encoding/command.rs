@@ -1,24 +1,32 @@
 //! Commands: what is in a batch.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use codec::{ClientId, TopicFilter};
-use session::{StoredMessage, Subscription};
+use session::Subscription;
 
 use super::field::{
     client_id_from_proto, client_id_to_proto, holder_from_proto, holder_to_proto, narrow,
     node_from_proto, node_life_from_proto, node_life_to_proto, packet_id_from_proto, present,
-    reason_code_from_proto, shard_from_proto,
+    reason_code_from_proto,
 };
-use super::message::{filter_from_proto, message_from_proto, message_to_proto};
+use super::message::{
+    filter_from_proto, message_from_proto, message_to_proto, will_from_proto, will_to_proto,
+};
+use super::outbox::{
+    nodes_from_proto, nodes_to_proto, outbox_item_to_proto, outbox_target_from_proto,
+    outbox_target_to_proto, shards_from_proto, shards_to_proto, shared_from_proto, shared_to_proto,
+    take_outbox_from_proto,
+};
+use super::proto::acknowledgement;
 use super::proto::command::Kind;
-use super::proto::{acknowledgement, outbox_target};
+use super::retained::{
+    deliver_retained_from_proto, retained_copy_to_proto, set_retained_from_proto,
+};
 use super::session_parts::{
     limits_from_proto, limits_to_proto, subscription_from_proto, subscription_to_proto,
 };
 use super::{EncodingError, from_bytes, proto, to_bytes};
-use crate::command::{Acknowledgement, Command, Connect, OutboxItem, OutboxTarget};
+use crate::command::{Acknowledgement, Command, Connect, Ending};
 use crate::ids::Epoch;
 
 /// `command` as bytes, in one allocation of the exact size. Copies the payload once.
@@ -57,19 +65,23 @@ fn command_to_proto(command: &Command) -> Kind {
             client_id,
             epoch,
             session_expiry_interval_s,
+            ending,
         } => Kind::Disconnect(proto::Disconnect {
             client_id: client_id_to_proto(client_id),
             epoch: epoch.0,
             session_expiry_interval_s: *session_expiry_interval_s,
+            normal: *ending == Ending::Normal,
         }),
         Command::Subscribe {
             client_id,
             epoch,
             filters,
+            reads_retained,
         } => Kind::Subscribe(proto::Subscribe {
             client_id: client_id_to_proto(client_id),
             epoch: epoch.0,
             filters: filters.iter().map(filter_subscription_to_proto).collect(),
+            reads_retained: *reads_retained,
         }),
         Command::Unsubscribe {
             client_id,
@@ -84,10 +96,25 @@ fn command_to_proto(command: &Command) -> Kind {
             client_id,
             epoch,
             message,
+            retained_version,
         } => Kind::Publish(proto::Publish {
             client_id: client_id_to_proto(client_id),
             epoch: epoch.0,
             message: Some(message_to_proto(message)),
+            retained_version: *retained_version,
+        }),
+        Command::PublishShared {
+            client_id,
+            epoch,
+            filter,
+            message,
+            expires_in_ms,
+        } => Kind::PublishShared(proto::PublishShared {
+            client_id: client_id_to_proto(client_id),
+            epoch: epoch.map(|epoch| epoch.0),
+            filter: filter.to_bytes(),
+            message: Some(message_to_proto(message)),
+            expires_in_ms: *expires_in_ms,
         }),
         Command::ReceiveExactlyOnce {
             client_id,
@@ -96,16 +123,62 @@ fn command_to_proto(command: &Command) -> Kind {
             message,
             shards,
             nodes,
+            retained_version,
+            shared,
         } => Kind::ReceiveExactlyOnce(proto::ReceiveExactlyOnce {
             client_id: client_id_to_proto(client_id),
             epoch: epoch.0,
             packet_id: packet_id.get().into(),
             message: Some(message_to_proto(message)),
-            shards: shards.iter().map(|shard| shard.0.into()).collect(),
-            nodes: nodes
-                .iter()
-                .map(|(node, incarnation)| node_life_to_proto(*node, *incarnation))
-                .collect(),
+            shards: shards_to_proto(shards),
+            nodes: nodes_to_proto(nodes),
+            retained_version: *retained_version,
+            shared: shared_to_proto(shared),
+        }),
+        Command::SetRetained {
+            client_id,
+            epoch,
+            message,
+            limits,
+        } => Kind::SetRetained(proto::SetRetained {
+            client_id: client_id_to_proto(client_id),
+            epoch: epoch.map(|epoch| epoch.0),
+            message: Some(message_to_proto(message)),
+            messages_max: limits.messages_max,
+            bytes_max: limits.bytes_max,
+        }),
+        Command::DeliverRetained {
+            client_id,
+            epoch,
+            copies,
+            last,
+        } => Kind::DeliverRetained(proto::DeliverRetained {
+            client_id: client_id_to_proto(client_id),
+            epoch: epoch.0,
+            copies: copies.iter().map(retained_copy_to_proto).collect(),
+            last: *last,
+        }),
+        Command::Barrier => Kind::Barrier(proto::Nothing {}),
+        Command::PublishWill {
+            epoch,
+            retained_version,
+            shards,
+            nodes,
+            shared,
+        } => Kind::PublishWill(proto::PublishWill {
+            epoch: epoch.0,
+            retained_version: *retained_version,
+            shards: shards_to_proto(shards),
+            nodes: nodes_to_proto(nodes),
+            shared: shared_to_proto(shared),
+        }),
+        Command::Place { number, to } => Kind::Place(proto::Place {
+            number: *number,
+            to: to.map(outbox_target_to_proto),
+        }),
+        Command::Claim { target, number } => Kind::Claim(proto::Claim {
+            target: Some(outbox_target_to_proto(*target)),
+            number: *number,
         }),
         Command::Release {
             client_id,
@@ -137,16 +210,23 @@ fn command_to_proto(command: &Command) -> Kind {
         }
         Command::TakeOutbox {
             source,
+            settled,
             first,
             items,
         } => Kind::TakeOutbox(proto::TakeOutbox {
             source: source.0.into(),
             first: *first,
             items: items.iter().map(outbox_item_to_proto).collect(),
+            settled: *settled,
         }),
-        Command::Taken { target, upto } => Kind::Taken(proto::Taken {
+        Command::Taken {
+            target,
+            upto,
+            refused,
+        } => Kind::Taken(proto::Taken {
             target: Some(outbox_target_to_proto(*target)),
             upto: *upto,
+            refused: refused.clone(),
         }),
         Command::ExpireSession { client_id, epoch } => {
             Kind::ExpireSession(client_epoch_to_proto(client_id, *epoch))
@@ -169,6 +249,11 @@ fn command_from_proto(kind: Kind) -> Result<Command, EncodingError> {
             client_id: client_id_from_proto("Disconnect.client_id", &disconnect.client_id)?,
             epoch: Epoch(disconnect.epoch),
             session_expiry_interval_s: disconnect.session_expiry_interval_s,
+            ending: if disconnect.normal {
+                Ending::Normal
+            } else {
+                Ending::Abnormal
+            },
         },
         Kind::Subscribe(subscribe) => subscribe_from_proto(subscribe)?,
         Kind::Unsubscribe(unsubscribe) => unsubscribe_from_proto(unsubscribe)?,
@@ -176,7 +261,9 @@ fn command_from_proto(kind: Kind) -> Result<Command, EncodingError> {
             client_id: client_id_from_proto("Publish.client_id", &publish.client_id)?,
             epoch: Epoch(publish.epoch),
             message: message_from_proto(present("Publish.message", publish.message)?)?,
+            retained_version: publish.retained_version,
         },
+        Kind::PublishShared(publish) => publish_shared_from_proto(publish)?,
         Kind::ReceiveExactlyOnce(receive) => receive_exactly_once_from_proto(receive)?,
         Kind::Release(release) => Command::Release {
             client_id: client_id_from_proto("Release.client_id", &release.client_id)?,
@@ -196,6 +283,19 @@ fn command_from_proto(kind: Kind) -> Result<Command, EncodingError> {
         Kind::Taken(taken) => Command::Taken {
             target: outbox_target_from_proto(present("Taken.target", taken.target)?)?,
             upto: taken.upto,
+            refused: taken.refused,
+        },
+        Kind::SetRetained(set) => set_retained_from_proto(set)?,
+        Kind::DeliverRetained(deliver) => deliver_retained_from_proto(deliver)?,
+        Kind::Barrier(proto::Nothing {}) => Command::Barrier,
+        Kind::PublishWill(publish) => publish_will_from_proto(publish)?,
+        Kind::Place(place) => Command::Place {
+            number: place.number,
+            to: place.to.map(outbox_target_from_proto).transpose()?,
+        },
+        Kind::Claim(claim) => Command::Claim {
+            target: outbox_target_from_proto(present("Claim.target", claim.target)?)?,
+            number: claim.number,
         },
         Kind::ExpireSession(session) => {
             let (client_id, epoch) = client_epoch_from_proto(&session)?;
@@ -228,6 +328,7 @@ fn connect_to_proto(connect: &Connect) -> proto::Connect {
         session_expiry_interval_s: connect.session_expiry_interval_s,
         receive_maximum: connect.receive_maximum.into(),
         limits: Some(limits_to_proto(connect.limits)),
+        will: connect.will.as_ref().map(will_to_proto),
     }
 }
 
@@ -239,6 +340,7 @@ fn connect_from_proto(connect: proto::Connect) -> Result<Connect, EncodingError>
         session_expiry_interval_s: connect.session_expiry_interval_s,
         receive_maximum: narrow("Connect.receive_maximum", connect.receive_maximum)?,
         limits: limits_from_proto(present("Connect.limits", connect.limits)?)?,
+        will: connect.will.map(will_from_proto).transpose()?,
     })
 }
 
@@ -251,6 +353,17 @@ fn subscribe_from_proto(subscribe: proto::Subscribe) -> Result<Command, Encoding
             .into_iter()
             .map(filter_subscription_from_proto)
             .collect::<Result<_, _>>()?,
+        reads_retained: subscribe.reads_retained,
+    })
+}
+
+fn publish_shared_from_proto(publish: proto::PublishShared) -> Result<Command, EncodingError> {
+    Ok(Command::PublishShared {
+        client_id: client_id_from_proto("PublishShared.client_id", &publish.client_id)?,
+        epoch: publish.epoch.map(Epoch),
+        filter: filter_from_proto("PublishShared.filter", publish.filter)?,
+        message: message_from_proto(present("PublishShared.message", publish.message)?)?,
+        expires_in_ms: publish.expires_in_ms,
     })
 }
 
@@ -294,16 +407,20 @@ fn receive_exactly_once_from_proto(
         epoch: Epoch(receive.epoch),
         packet_id: packet_id_from_proto("ReceiveExactlyOnce.packet_id", receive.packet_id)?,
         message: message_from_proto(message)?,
-        shards: receive
-            .shards
-            .into_iter()
-            .map(|shard| shard_from_proto("ReceiveExactlyOnce.shards", shard))
-            .collect::<Result<_, _>>()?,
-        nodes: receive
-            .nodes
-            .into_iter()
-            .map(node_life_from_proto)
-            .collect::<Result<_, _>>()?,
+        shards: shards_from_proto("ReceiveExactlyOnce.shards", receive.shards)?,
+        nodes: nodes_from_proto(receive.nodes)?,
+        retained_version: receive.retained_version,
+        shared: shared_from_proto(receive.shared)?,
+    })
+}
+
+fn publish_will_from_proto(publish: proto::PublishWill) -> Result<Command, EncodingError> {
+    Ok(Command::PublishWill {
+        epoch: Epoch(publish.epoch),
+        retained_version: publish.retained_version,
+        shards: shards_from_proto("PublishWill.shards", publish.shards)?,
+        nodes: nodes_from_proto(publish.nodes)?,
+        shared: shared_from_proto(publish.shared)?,
     })
 }
 
@@ -349,55 +466,5 @@ fn acknowledgement_from_proto(
         acknowledgement::Kind::Pubcomp(id) => {
             packet_id_from_proto("Acknowledgement.pubcomp", id).map(Acknowledgement::Pubcomp)
         }
-    }
-}
-
-fn take_outbox_from_proto(take: proto::TakeOutbox) -> Result<Command, EncodingError> {
-    Ok(Command::TakeOutbox {
-        source: shard_from_proto("TakeOutbox.source", take.source)?,
-        first: take.first,
-        items: take
-            .items
-            .into_iter()
-            .map(outbox_item_from_proto)
-            .collect::<Result<_, _>>()?,
-    })
-}
-
-fn outbox_item_to_proto(item: &OutboxItem) -> proto::OutboxItem {
-    proto::OutboxItem {
-        publisher: client_id_to_proto(&item.publisher),
-        body: item.body.id,
-        message: Some(message_to_proto(&item.body.message)),
-    }
-}
-
-fn outbox_item_from_proto(item: proto::OutboxItem) -> Result<OutboxItem, EncodingError> {
-    Ok(OutboxItem {
-        publisher: client_id_from_proto("OutboxItem.publisher", &item.publisher)?,
-        body: Arc::new(StoredMessage {
-            id: item.body,
-            message: message_from_proto(present("OutboxItem.message", item.message)?)?,
-        }),
-    })
-}
-
-fn outbox_target_to_proto(target: OutboxTarget) -> proto::OutboxTarget {
-    let kind = match target {
-        OutboxTarget::Shard(shard) => outbox_target::Kind::Shard(shard.0.into()),
-        OutboxTarget::Node(node, incarnation) => {
-            outbox_target::Kind::Node(node_life_to_proto(node, incarnation))
-        }
-    };
-    proto::OutboxTarget { kind: Some(kind) }
-}
-
-fn outbox_target_from_proto(target: proto::OutboxTarget) -> Result<OutboxTarget, EncodingError> {
-    match present("OutboxTarget.kind", target.kind)? {
-        outbox_target::Kind::Shard(shard) => {
-            shard_from_proto("OutboxTarget.shard", shard).map(OutboxTarget::Shard)
-        }
-        outbox_target::Kind::Node(life) => node_life_from_proto(life)
-            .map(|(node, incarnation)| OutboxTarget::Node(node, incarnation)),
     }
 }

@@ -8,48 +8,68 @@
 //! | `10` | counters | nothing |
 //! | `20` | node | node id: 2 bytes |
 //! | `30` | taken | shard id: 2 bytes |
-//! | `40` | body | body id: 8 bytes |
+//! | `45` | body index | body id: 8 bytes |
 //! | `50` | fence | client id, `00` |
 //! | `60` | session | client id, `00` |
 //! | `70` | inbound | client id, `00` |
 //! | `80` | subscription | client id, `00`, topic filter to the end |
 //! | `90` | delivery | client id, `00`, position: 8 bytes |
+//! | `98` | retained read | client id, `00` |
 //! | `A0` | outbox | target |
 //! | `B0` | outbox item | target, number: 8 bytes |
+//! | `C0` | will | epoch: 8 bytes |
+//! | `D0` | retained | topic name to the end |
+//! | `F0` | body | body id: 8 bytes |
 //!
-//! A target is `01` and a shard id of 2 bytes, or `02`, a node id of 2 bytes and an incarnation of
-//! 8 bytes. Numbers are big endian. Client ids and filters are UTF-8.
+//! `40` was a body with its references. A target is `01` and a shard id of 2 bytes, or `02`, a node
+//! id of 2 bytes and an incarnation of 8 bytes, or `03`. Numbers are big endian. Client ids, topics
+//! and filters are UTF-8.
 //!
 //! Invariants: keys sort as [`StateKey`] does, and no client's keys of one kind lie between those
 //! of another client, although one client id may begin with another: the `00` after a client id
 //! is lower than every byte that can be in one [MQTT-1.5.4-2].
 
 use bytes::Bytes;
-use codec::{ClientId, TopicFilter};
+use codec::{ClientId, TopicFilter, TopicName};
 
 use super::EncodingError;
 use super::field::{client_id_from_proto, text_error};
 use crate::command::OutboxTarget;
-use crate::ids::{Incarnation, NodeId, ShardId};
+use crate::ids::{Epoch, Incarnation, NodeId, ShardId};
 use crate::state::StateKey;
 
 const COUNTERS: u8 = 0x10;
 const NODE: u8 = 0x20;
 const TAKEN: u8 = 0x30;
-const BODY: u8 = 0x40;
+const BODY_INDEX: u8 = 0x45;
 const FENCE: u8 = 0x50;
 const SESSION: u8 = 0x60;
 const INBOUND: u8 = 0x70;
 const SUBSCRIPTION: u8 = 0x80;
 const DELIVERY: u8 = 0x90;
+const RETAINED_READ: u8 = 0x98;
 const OUTBOX: u8 = 0xA0;
 const OUTBOX_ITEM: u8 = 0xB0;
+const WILL: u8 = 0xC0;
+const RETAINED: u8 = 0xD0;
+const BODY: u8 = 0xF0;
 
 const TARGET_SHARD: u8 = 0x01;
 const TARGET_NODE: u8 = 0x02;
+const TARGET_UNPLACED: u8 = 0x03;
 
 /// Ends a client id, which has no such byte.
 const END: u8 = 0x00;
+
+/// Where the contents of bodies begin: every key from here on is one, and none before it. A load
+/// passes them by.
+pub const BODIES_FROM: [u8; 1] = [BODY];
+
+/// The key of a body's content.
+#[must_use]
+pub fn body_key(id: u64) -> Vec<u8> {
+    join(BODY, &[&id.to_be_bytes()])
+}
 
 /// The bytes of `key`. They sort as the keys themselves do.
 #[must_use]
@@ -58,7 +78,7 @@ pub fn encode_key(key: &StateKey) -> Vec<u8> {
         StateKey::Counters => vec![COUNTERS],
         StateKey::Node(node) => join(NODE, &[&node.0.to_be_bytes()]),
         StateKey::Taken(shard) => join(TAKEN, &[&shard.0.to_be_bytes()]),
-        StateKey::Body(id) => join(BODY, &[&id.to_be_bytes()]),
+        StateKey::BodyIndex(id) => join(BODY_INDEX, &[&id.to_be_bytes()]),
         StateKey::Fence(client_id) => client_key(FENCE, client_id, &[]),
         StateKey::Session(client_id) => client_key(SESSION, client_id, &[]),
         StateKey::Inbound(client_id) => client_key(INBOUND, client_id, &[]),
@@ -72,6 +92,10 @@ pub fn encode_key(key: &StateKey) -> Vec<u8> {
         StateKey::OutboxItem(target, number) => {
             target_key(OUTBOX_ITEM, *target, &number.to_be_bytes())
         }
+        StateKey::RetainedRead(client_id) => client_key(RETAINED_READ, client_id, &[]),
+        StateKey::Will(epoch) => join(WILL, &[&epoch.0.to_be_bytes()]),
+        StateKey::Retained(topic) => join(RETAINED, &[topic.as_bytes()]),
+        StateKey::Body(id) => body_key(*id),
     }
 }
 
@@ -91,6 +115,7 @@ fn target_key(kind: u8, target: OutboxTarget, rest: &[u8]) -> Vec<u8> {
                 rest,
             ],
         ),
+        OutboxTarget::Unplaced => join(kind, &[&[TARGET_UNPLACED], rest]),
     }
 }
 
@@ -115,7 +140,7 @@ pub fn decode_key(bytes: &[u8]) -> Result<StateKey, EncodingError> {
         COUNTERS => StateKey::Counters,
         NODE => StateKey::Node(NodeId(rest.u16("node id")?)),
         TAKEN => StateKey::Taken(ShardId(rest.u16("shard id")?)),
-        BODY => StateKey::Body(rest.u64("body id")?),
+        BODY_INDEX => StateKey::BodyIndex(rest.u64("body id")?),
         FENCE => StateKey::Fence(rest.client_id()?),
         SESSION => StateKey::Session(rest.client_id()?),
         INBOUND => StateKey::Inbound(rest.client_id()?),
@@ -123,6 +148,10 @@ pub fn decode_key(bytes: &[u8]) -> Result<StateKey, EncodingError> {
         DELIVERY => StateKey::Delivery(rest.client_id()?, rest.u64("position")?),
         OUTBOX => StateKey::Outbox(rest.target()?),
         OUTBOX_ITEM => StateKey::OutboxItem(rest.target()?, rest.u64("item number")?),
+        RETAINED_READ => StateKey::RetainedRead(rest.client_id()?),
+        WILL => StateKey::Will(Epoch(rest.u64("epoch")?)),
+        RETAINED => StateKey::Retained(rest.topic_to_end()?),
+        BODY => StateKey::Body(rest.u64("body id")?),
         kind => return Err(EncodingError::KeyKindUnknown { kind }),
     };
     rest.end()?;
@@ -169,6 +198,11 @@ impl Rest<'_> {
         TopicFilter::try_from(filter).map_err(text_error("filter of the key"))
     }
 
+    fn topic_to_end(&mut self) -> Result<TopicName, EncodingError> {
+        let topic = Bytes::copy_from_slice(std::mem::take(&mut self.0));
+        TopicName::try_from(topic).map_err(text_error("topic of the key"))
+    }
+
     fn target(&mut self) -> Result<OutboxTarget, EncodingError> {
         match self.u8("target")? {
             TARGET_SHARD => Ok(OutboxTarget::Shard(ShardId(self.u16("shard id")?))),
@@ -176,6 +210,7 @@ impl Rest<'_> {
                 NodeId(self.u16("node id")?),
                 Incarnation(self.u64("incarnation")?),
             )),
+            TARGET_UNPLACED => Ok(OutboxTarget::Unplaced),
             kind => Err(EncodingError::NumberInvalid {
                 field: "target of the key",
                 value: kind.into(),

@@ -1,9 +1,9 @@
 //! Application Messages and subscriptions, in the words of `codec`.
 
 use bytes::Bytes;
-use codec::{Message, MessageProperties, PayloadFormat, Qos, TopicFilter, TopicName, Utf8};
+use codec::{Message, MessageProperties, PayloadFormat, Qos, TopicFilter, TopicName, Utf8, Will};
 
-use super::field::{invalid, narrow, text_error, utf8_from_proto};
+use super::field::{invalid, narrow, present, text_error, utf8_from_proto};
 use super::{EncodingError, from_bytes, proto, to_bytes};
 
 /// The longest payload that a packet could carry: a remaining length has 28 bits.
@@ -52,6 +52,20 @@ pub fn message_from_proto(message: proto::Message) -> Result<Message, EncodingEr
             Some(properties) => properties_from_proto(properties)?,
             None => MessageProperties::default(),
         },
+    })
+}
+
+pub(super) fn will_to_proto(will: &Will) -> proto::Will {
+    proto::Will {
+        message: Some(message_to_proto(&will.message)),
+        delay_interval_s: will.delay_interval_s,
+    }
+}
+
+pub(super) fn will_from_proto(will: proto::Will) -> Result<Will, EncodingError> {
+    Ok(Will {
+        message: message_from_proto(present("Will.message", will.message)?)?,
+        delay_interval_s: will.delay_interval_s,
     })
 }
 
@@ -125,7 +139,10 @@ fn payload_format_from_proto(value: u32) -> Result<PayloadFormat, EncodingError>
     }
 }
 
-fn topic_from_proto(field: &'static str, bytes: Bytes) -> Result<TopicName, EncodingError> {
+pub(super) fn topic_from_proto(
+    field: &'static str,
+    bytes: Bytes,
+) -> Result<TopicName, EncodingError> {
     TopicName::try_from(bytes).map_err(text_error(field))
 }
 

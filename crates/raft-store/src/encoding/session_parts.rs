@@ -1,5 +1,7 @@
 //! What `session` hands out to be stored, and its bounds.
 
+use std::sync::Arc;
+
 use codec::{RetainHandling, SubscriptionIdentifier, SubscriptionOptions, Timestamp};
 use session::{
     ConnectionState, DeliveryPhase, DeliveryRecord, QueueOverflow, SessionLimits, SessionMeta,
@@ -7,7 +9,7 @@ use session::{
 };
 
 use super::field::{invalid, narrow, packet_id_from_proto, present};
-use super::message::qos_from_proto;
+use super::message::{filter_from_proto, qos_from_proto};
 use super::proto::delivery_record::Phase;
 use super::proto::session_meta::Connection;
 use super::{EncodingError, proto};
@@ -49,7 +51,7 @@ fn retain_handling_from_proto(value: u32) -> Result<RetainHandling, EncodingErro
     }
 }
 
-fn identifier_from_proto(
+pub(super) fn identifier_from_proto(
     field: &'static str,
     value: u32,
 ) -> Result<SubscriptionIdentifier, EncodingError> {
@@ -162,6 +164,7 @@ pub(super) fn delivery_record_to_proto(record: &DeliveryRecord) -> proto::Delive
         retain: record.retain,
         identifiers: record.identifiers.iter().map(|id| id.get()).collect(),
         phase: Some(phase),
+        share: record.share.as_ref().map(|filter| filter.to_bytes()),
     }
 }
 
@@ -190,6 +193,10 @@ pub(super) fn delivery_record_from_proto(
             .into_iter()
             .map(|value| identifier_from_proto("DeliveryRecord.identifiers", value))
             .collect::<Result<_, _>>()?,
+        share: record
+            .share
+            .map(|filter| filter_from_proto("DeliveryRecord.share", filter).map(Arc::new))
+            .transpose()?,
         phase,
     })
 }

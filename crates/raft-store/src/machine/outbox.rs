@@ -1,11 +1,16 @@
-//! PURE. A shard's outbox: QoS 2 messages that this shard accepted and other shards or nodes must take.
+//! PURE. A shard's outbox: messages that this shard accepted and other shards, nodes or a single
+//! member of a shared subscription must take.
 //!
 //! Items are numbered per target when they are put in, so every replica names them alike and each
-//! target takes each item once, whoever leads. Items leave when the target's `Taken` is committed.
+//! target takes each item once, whoever leads. A number is never given twice. Bodies are named, not
+//! held: an item that moves from one target to another takes its reference along.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::command::{OutboxItem, OutboxTarget};
+use codec::{ClientId, TopicFilter};
+
+use crate::command::OutboxTarget;
 use crate::ids::{Incarnation, NodeId};
 
 /// All targets with what waits for them.
@@ -19,7 +24,19 @@ pub(super) struct Outbox {
 #[derive(Clone, Debug)]
 pub(super) struct TargetQueue {
     pub(super) next_number: u64,
-    pub(super) items: BTreeMap<u64, OutboxItem>,
+    pub(super) items: BTreeMap<u64, Item>,
+}
+
+/// One message that waits.
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    /// For No Local.
+    pub(super) publisher: ClientId,
+    /// Name of the body; the item holds one reference.
+    pub(super) body: u64,
+    pub(super) size_bytes: u32,
+    /// The shared subscription of which one member must get it.
+    pub(super) share: Option<Arc<TopicFilter>>,
 }
 
 impl Default for TargetQueue {
@@ -31,15 +48,10 @@ impl Default for TargetQueue {
     }
 }
 
-/// The bytes that an item counts for.
-fn item_bytes(item: &OutboxItem) -> u64 {
-    u64::try_from(item.body.message.size()).unwrap_or(u64::MAX)
-}
-
 impl Outbox {
     /// Appends an item and returns its number.
-    pub(super) fn push(&mut self, target: OutboxTarget, item: OutboxItem) -> u64 {
-        self.bytes = self.bytes.saturating_add(item_bytes(&item));
+    pub(super) fn push(&mut self, target: OutboxTarget, item: Item) -> u64 {
+        self.bytes = self.bytes.saturating_add(u64::from(item.size_bytes));
         let queue = self.targets.entry(target).or_default();
         let number = queue.next_number;
         queue.next_number = number.saturating_add(1);
@@ -47,23 +59,46 @@ impl Outbox {
         number
     }
 
-    /// Removes and returns the items up to a number.
-    pub(super) fn trim(&mut self, target: OutboxTarget, upto: u64) -> Vec<(u64, OutboxItem)> {
+    /// Takes one item out.
+    pub(super) fn take(&mut self, target: OutboxTarget, number: u64) -> Option<Item> {
+        let item = self.targets.get_mut(&target)?.items.remove(&number)?;
+        self.bytes = self.bytes.saturating_sub(u64::from(item.size_bytes));
+        Some(item)
+    }
+
+    /// Takes out the items up to a number; of a node only the unshared ones.
+    pub(super) fn trim(&mut self, target: OutboxTarget, upto: u64) -> Vec<(u64, Item)> {
         let Some(queue) = self.targets.get_mut(&target) else {
             return Vec::new();
         };
         let kept = queue.items.split_off(&upto.saturating_add(1));
-        let trimmed = std::mem::replace(&mut queue.items, kept);
-        let bytes: u64 = trimmed.values().map(item_bytes).sum();
-        self.bytes = self.bytes.saturating_sub(bytes);
-        trimmed.into_iter().collect()
+        let mut trimmed: Vec<(u64, Item)> = std::mem::replace(&mut queue.items, kept)
+            .into_iter()
+            .collect();
+        if matches!(target, OutboxTarget::Node(..)) {
+            let shared = trimmed.extract_if(.., |(_, item)| item.share.is_some());
+            queue.items.extend(shared);
+        }
+        self.forget_bytes(&trimmed);
+        trimmed
     }
 
-    /// Forgets a target with everything that waits for it.
-    pub(super) fn remove(&mut self, target: OutboxTarget) -> Vec<(u64, OutboxItem)> {
-        let trimmed = self.trim(target, u64::MAX - 1);
-        self.targets.remove(&target);
-        trimmed
+    /// Forgets a target; returns everything that waits for it.
+    pub(super) fn remove(&mut self, target: OutboxTarget) -> Vec<(u64, Item)> {
+        let Some(queue) = self.targets.remove(&target) else {
+            return Vec::new();
+        };
+        let items: Vec<(u64, Item)> = queue.items.into_iter().collect();
+        self.forget_bytes(&items);
+        items
+    }
+
+    fn forget_bytes(&mut self, items: &[(u64, Item)]) {
+        let bytes: u64 = items
+            .iter()
+            .map(|(_, item)| u64::from(item.size_bytes))
+            .sum();
+        self.bytes = self.bytes.saturating_sub(bytes);
     }
 
     /// Restores a target's numbering from storage.
@@ -72,19 +107,14 @@ impl Outbox {
     }
 
     /// Restores one item from storage. False: its number was never given.
-    pub(super) fn restore_item(
-        &mut self,
-        target: OutboxTarget,
-        number: u64,
-        item: OutboxItem,
-    ) -> bool {
+    pub(super) fn restore_item(&mut self, target: OutboxTarget, number: u64, item: Item) -> bool {
         let Some(queue) = self.targets.get_mut(&target) else {
             return false;
         };
         if number >= queue.next_number {
             return false;
         }
-        self.bytes = self.bytes.saturating_add(item_bytes(&item));
+        self.bytes = self.bytes.saturating_add(u64::from(item.size_bytes));
         queue.items.insert(number, item);
         true
     }
@@ -97,11 +127,15 @@ impl Outbox {
         self.targets.get(&target)
     }
 
+    pub(super) fn item(&self, target: OutboxTarget, number: u64) -> Option<&Item> {
+        self.targets.get(&target)?.items.get(&number)
+    }
+
     /// Targets on the lives of a node up to and including one.
     pub(super) fn node_targets(&self, node: NodeId, upto: Incarnation) -> Vec<OutboxTarget> {
         let belongs = |target: &OutboxTarget| match target {
             OutboxTarget::Node(of, incarnation) => *of == node && *incarnation <= upto,
-            OutboxTarget::Shard(_) => false,
+            OutboxTarget::Shard(_) | OutboxTarget::Unplaced => false,
         };
         self.targets
             .keys()
@@ -118,28 +152,34 @@ impl Outbox {
             .collect()
     }
 
+    /// Every item of a target up to this number was taken out.
+    pub(super) fn settled(&self, target: OutboxTarget) -> u64 {
+        self.targets.get(&target).map_or(0, |queue| {
+            let first = queue.items.keys().next().unwrap_or(&queue.next_number);
+            first.saturating_sub(1)
+        })
+    }
+
+    /// Items after a number, at most `max_items` and about `max_bytes`.
     pub(super) fn items(
         &self,
         target: OutboxTarget,
         after: u64,
         max_items: usize,
         max_bytes: usize,
-    ) -> VecDeque<(u64, OutboxItem)> {
-        let Some(queue) = self.targets.get(&target) else {
-            return VecDeque::new();
-        };
+    ) -> impl Iterator<Item = (u64, &Item)> {
+        let queue = self.targets.get(&target).into_iter();
         let mut bytes = 0_usize;
         queue
-            .items
-            .range(after.saturating_add(1)..)
+            .flat_map(move |queue| queue.items.range(after.saturating_add(1)..))
             .take(max_items)
-            .take_while(|(_, item)| {
+            .take_while(move |(_, item)| {
                 let fits = bytes < max_bytes;
-                bytes = bytes.saturating_add(item.body.message.size());
+                let size = usize::try_from(item.size_bytes).unwrap_or(usize::MAX);
+                bytes = bytes.saturating_add(size);
                 fits
             })
-            .map(|(number, item)| (*number, item.clone()))
-            .collect()
+            .map(|(number, item)| (*number, item))
     }
 
     pub(super) fn bytes(&self) -> u64 {

@@ -1,38 +1,33 @@
-//! PURE. Messages: into the sessions of this shard, through the outbox to others, and their acknowledgements.
+//! PURE. Messages into the sessions of this shard, and their acknowledgements.
 
-use std::sync::Arc;
-
-use codec::{ClientId, Message, PacketId, Qos, ReasonCode};
+use codec::Timestamp;
+use codec::{ClientId, Message, Qos, TopicName};
 use router::Match;
-use session::{Delivery, DropCause, Input, Output, StoredMessage, effective_qos};
+use session::{Body, BodyRef, Delivery, DropCause, Input, Output, effective_qos};
 
-use super::{Body, Machine};
-use crate::command::{
-    Acknowledgement, CloseReason, Effect, OutboxItem, OutboxTarget, Refusal, Response,
-};
-use crate::ids::{Epoch, Incarnation, NodeId, ShardId};
+use super::Machine;
+use super::bodies::NewBody;
+use crate::command::{Acknowledgement, CloseReason, Effect, Refusal, Response};
+use crate::ids::Epoch;
 use crate::state::StateKey;
-
-/// Who must get a message besides the sessions of the shard that accepted it.
-pub(super) struct Targets {
-    pub(super) shards: Vec<ShardId>,
-    pub(super) nodes: Vec<(NodeId, Incarnation)>,
-}
-
-/// A QoS 2 PUBLISH of a session of this shard.
-pub(super) struct Reception {
-    pub(super) client_id: ClientId,
-    pub(super) epoch: Epoch,
-    pub(super) packet_id: PacketId,
-    pub(super) message: Message,
-    pub(super) targets: Targets,
-}
 
 /// How many sessions a message reached.
 #[derive(Default)]
-struct Reached {
-    matched: u32,
-    rejected: bool,
+pub(super) struct Reached {
+    pub(super) matched: u32,
+    pub(super) rejected: bool,
+}
+
+/// What a session did with a copy.
+pub(super) enum Offered {
+    /// There is no such session here.
+    NoSession,
+    /// It is queued or sent.
+    Taken,
+    /// The queue had no room for it.
+    Full,
+    /// It had expired.
+    Dropped,
 }
 
 impl Machine {
@@ -41,84 +36,180 @@ impl Machine {
         &mut self,
         client_id: &ClientId,
         epoch: Epoch,
-        message: Message,
+        message: &Message,
+        retained_version: Option<u64>,
         effects: &mut Vec<Effect>,
     ) -> Response {
         if self.is_stale_publisher(client_id, epoch) {
             return Response::Refused(Refusal::StaleEpoch);
         }
-        let body = self.begin_body(message);
-        let reached = self.deliver_here(client_id, &body, effects);
-        self.finish_body(&body);
+        let expires_at = self.expiry_of(message);
+        let reached =
+            self.deliver_message(client_id, message, expires_at, retained_version, effects);
         Response::Published {
             matched: reached.matched,
             rejected: reached.rejected,
         }
     }
 
-    /// Records the packet id and hands the message on, in one step: a crash between the two can
-    /// neither lose nor repeat it [MQTT-4.3.3-8, -10].
-    pub(super) fn receive_exactly_once(
+    /// One copy for each session of this shard that takes the message on the durable plane. Without
+    /// one it gets no body.
+    pub(super) fn deliver_message(
         &mut self,
-        reception: Reception,
+        publisher: &ClientId,
+        message: &Message,
+        expires_at: Option<Timestamp>,
+        retained_version: Option<u64>,
         effects: &mut Vec<Effect>,
-    ) -> Response {
-        let Reception {
-            client_id,
-            epoch,
-            packet_id,
-            message,
-            targets,
-        } = reception;
-        let now = self.time;
-        let Some(session) = self.current_session(&client_id, epoch) else {
-            return Response::Refused(Refusal::StaleEpoch);
-        };
-        let mut outputs = Vec::new();
-        session.apply(now, Input::ReceiveExactlyOnce { packet_id }, &mut outputs);
-        match outputs.first() {
-            Some(Output::Received { first: true }) => {}
-            Some(Output::Received { first: false }) => return Response::Received { first: false },
-            _ => return Response::ReceiveMaximumExceeded,
+    ) -> Reached {
+        let mut matches = self.durable_matches(publisher, &message.topic, message.qos);
+        let mut reached = Reached::default();
+        if !matches.is_empty() {
+            let body = self.begin_body(message, expires_at, retained_version);
+            reached = self.deliver_to_all(&mut matches, &body, effects);
+            self.finish_body(&body);
         }
-        self.changes.insert(StateKey::Inbound(client_id.clone()));
-        let body = self.begin_body(message);
-        for shard in targets.shards {
-            if shard == self.shard {
-                self.deliver_here(&client_id, &body, effects);
-            } else {
-                self.put_into_outbox(OutboxTarget::Shard(shard), &client_id, &body);
-            }
-        }
-        for (node, incarnation) in targets.nodes {
-            self.put_into_node_outbox((node, incarnation), &client_id, &body, effects);
-        }
-        self.finish_body(&body);
-        Response::Received { first: true }
+        self.matches = matches;
+        reached
     }
 
-    /// PUBREL: the id is free for a new message.
-    pub(super) fn release(
+    /// The same for a message that has a body already.
+    pub(super) fn deliver_body(
+        &mut self,
+        publisher: &ClientId,
+        body: &NewBody,
+        effects: &mut Vec<Effect>,
+    ) {
+        let message = &body.stored.message;
+        let mut matches = self.durable_matches(publisher, &message.topic, message.qos);
+        self.deliver_to_all(&mut matches, body, effects);
+        self.matches = matches;
+    }
+
+    /// Who takes a message of this QoS on the durable plane; at QoS 0 it travels on the live plane
+    /// (DESIGN section 3). The list is `self.matches`, to be given back.
+    fn durable_matches(
+        &mut self,
+        publisher: &ClientId,
+        topic: &TopicName,
+        qos: Qos,
+    ) -> Vec<Match<ClientId>> {
+        let mut matches = std::mem::take(&mut self.matches);
+        let is_publisher = |subscriber: &ClientId| subscriber == publisher;
+        self.router.route(topic, is_publisher, &mut matches);
+        matches.retain(|matched| effective_qos(qos, matched.qos) != Qos::AtMostOnce);
+        matches
+    }
+
+    fn deliver_to_all(
+        &mut self,
+        matches: &mut Vec<Match<ClientId>>,
+        body: &NewBody,
+        effects: &mut Vec<Effect>,
+    ) -> Reached {
+        let mut reached = Reached::default();
+        for matched in matches.drain(..) {
+            self.deliver_to(matched, body, &mut reached, effects);
+        }
+        reached
+    }
+
+    fn deliver_to(
+        &mut self,
+        matched: Match<ClientId>,
+        body: &NewBody,
+        reached: &mut Reached,
+        effects: &mut Vec<Effect>,
+    ) {
+        let message = &body.stored.message;
+        let client_id = matched.subscriber;
+        let version = body.stored.retained_version;
+        let has_room = version.is_none_or(|_| self.can_note(&client_id, &message.topic));
+        let delivery = Delivery {
+            body: Body::Stored(body.reference),
+            qos: effective_qos(message.qos, matched.qos),
+            retain: matched.retain_as_published && message.retain,
+            identifiers: matched.identifiers,
+            share: None,
+        };
+        let offered = if has_room {
+            self.offer(&client_id, delivery, false, effects)
+        } else {
+            Offered::Full
+        };
+        match offered {
+            Offered::NoSession => return,
+            Offered::Dropped => {}
+            Offered::Taken => {
+                if let Some(version) = version {
+                    self.note_live_copy(&client_id, &message.topic, version);
+                }
+            }
+            // A QoS 2 publisher cannot be told: the loss is counted.
+            Offered::Full if message.qos == Qos::ExactlyOnce => {
+                let cause = DropCause::QueueFullNewest;
+                effects.push(Effect::Dropped { cause });
+            }
+            Offered::Full => reached.rejected = true,
+        }
+        reached.matched = reached.matched.saturating_add(1);
+    }
+
+    /// Offers a copy to a session. `Full`: nothing of it is left here, and nobody was told; without
+    /// `is_quiet` only if the policy is to tell the publisher, otherwise the loss is counted.
+    pub(super) fn offer(
         &mut self,
         client_id: &ClientId,
-        epoch: Epoch,
-        packet_id: PacketId,
-    ) -> Response {
+        delivery: Delivery,
+        is_quiet: bool,
+        effects: &mut Vec<Effect>,
+    ) -> Offered {
         let now = self.time;
-        let Some(session) = self.current_session(client_id, epoch) else {
-            return Response::Refused(Refusal::StaleEpoch);
+        let BodyRef { id, .. } = delivery.body.reference();
+        let Some(session) = self
+            .sessions
+            .get_mut(client_id)
+            .and_then(|record| record.session.as_mut())
+        else {
+            return Offered::NoSession;
         };
-        let mut outputs = Vec::new();
-        session.apply(now, Input::Pubrel { packet_id }, &mut outputs);
-        self.changes.insert(StateKey::Inbound(client_id.clone()));
-        match outputs.first() {
-            Some(Output::PubrelAnswered { reason_code }) => Response::Released {
-                reason_code: *reason_code,
-            },
-            _ => Response::Released {
-                reason_code: ReasonCode::PacketIdentifierNotFound,
-            },
+        let mut outputs = std::mem::take(&mut self.outputs);
+        session.apply(now, Input::Deliver(delivery), &mut outputs);
+        let mut offered = Offered::Dropped;
+        for output in &outputs {
+            match output {
+                Output::Queued { .. } => offered = Offered::Taken,
+                Output::Send { delivery, .. } if delivery.body.id() == id => {
+                    offered = Offered::Taken;
+                }
+                Output::Rejected => offered = Offered::Full,
+                Output::Dropped {
+                    cause: DropCause::QueueFullNewest,
+                } if is_quiet => offered = Offered::Full,
+                Output::Send { .. }
+                | Output::SendPubrel { .. }
+                | Output::Completed { .. }
+                | Output::Released { .. }
+                | Output::Reassign { .. }
+                | Output::Dropped { .. }
+                | Output::DisconnectQueueFull
+                | Output::Received { .. }
+                | Output::ReceiveMaximumExceeded
+                | Output::PubrelAnswered { .. }
+                | Output::Subscribed { .. }
+                | Output::Unsubscribed { .. }
+                | Output::Ended => {}
+            }
         }
+        match offered {
+            Offered::Taken => self.bodies.retain(id),
+            // The next member is asked: only what happened to other messages counts.
+            Offered::Full if is_quiet => outputs.retain(|output| !is_for_full_queue(output)),
+            Offered::Full | Offered::Dropped | Offered::NoSession => {}
+        }
+        self.carry_out(client_id, &mut outputs, effects);
+        self.outputs = outputs;
+        offered
     }
 
     /// PUBACK, PUBREC and PUBCOMP from a receiver.
@@ -130,7 +221,7 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) -> Response {
         let now = self.time;
-        let mut outputs = Vec::new();
+        let mut outputs = std::mem::take(&mut self.outputs);
         {
             let Some(session) = self.current_session(client_id, epoch) else {
                 return Response::Refused(Refusal::StaleEpoch);
@@ -147,183 +238,16 @@ impl Machine {
                 session.apply(now, input, &mut outputs);
             }
         }
-        self.carry_out(client_id, outputs, effects);
+        self.carry_out(client_id, &mut outputs, effects);
+        self.outputs = outputs;
         Response::Done
-    }
-
-    /// Items of another shard's outbox: each is taken once, in order.
-    pub(super) fn take_outbox(
-        &mut self,
-        source: ShardId,
-        first: u64,
-        items: Vec<OutboxItem>,
-        effects: &mut Vec<Effect>,
-    ) -> Response {
-        let mut taken = self.taken.get(&source).copied().unwrap_or(0);
-        for (offset, item) in (0..).zip(items) {
-            let number = first.saturating_add(offset);
-            if number <= taken {
-                continue;
-            }
-            if number != taken.saturating_add(1) {
-                return Response::Refused(Refusal::Malformed);
-            }
-            let message = Arc::unwrap_or_clone(item.body).message;
-            let body = self.begin_body(message);
-            self.deliver_here(&item.publisher, &body, effects);
-            self.finish_body(&body);
-            taken = number;
-            self.taken.insert(source, taken);
-            self.changes.insert(StateKey::Taken(source));
-        }
-        Response::Done
-    }
-
-    /// A target has taken its items up to a number.
-    pub(super) fn trim_outbox(&mut self, target: OutboxTarget, upto: u64) {
-        for (number, item) in self.outbox.trim(target, upto) {
-            self.changes.insert(StateKey::OutboxItem(target, number));
-            self.release_body(item.body.id);
-        }
-    }
-
-    /// A target that will take nothing any more.
-    pub(super) fn drop_outbox_target(&mut self, target: OutboxTarget) {
-        for (number, item) in self.outbox.remove(target) {
-            self.changes.insert(StateKey::OutboxItem(target, number));
-            self.release_body(item.body.id);
-        }
-        self.changes.insert(StateKey::Outbox(target));
-    }
-
-    fn put_into_outbox(
-        &mut self,
-        target: OutboxTarget,
-        publisher: &ClientId,
-        body: &Arc<StoredMessage>,
-    ) -> (u64, OutboxItem) {
-        let item = OutboxItem {
-            publisher: publisher.clone(),
-            body: Arc::clone(body),
-        };
-        let number = self.outbox.push(target, item.clone());
-        self.retain_body(body.id);
-        self.changes.insert(StateKey::Outbox(target));
-        self.changes.insert(StateKey::OutboxItem(target, number));
-        (number, item)
-    }
-
-    /// A node takes its items as its own replica applies them; the item stays until it says so.
-    fn put_into_node_outbox(
-        &mut self,
-        (node, incarnation): (NodeId, Incarnation),
-        publisher: &ClientId,
-        body: &Arc<StoredMessage>,
-        effects: &mut Vec<Effect>,
-    ) {
-        // A life that is over has no transient session any more.
-        let over = self.nodes.get(&node).is_some_and(|known| {
-            known.incarnation > incarnation || (known.incarnation == incarnation && known.down)
-        });
-        if over {
-            return;
-        }
-        let target = OutboxTarget::Node(node, incarnation);
-        let (number, item) = self.put_into_outbox(target, publisher, body);
-        effects.push(Effect::LiveOutbox {
-            node,
-            incarnation,
-            number,
-            item,
-        });
-    }
-
-    /// One copy for each session of this shard that takes the message on the durable plane.
-    fn deliver_here(
-        &mut self,
-        publisher: &ClientId,
-        body: &Arc<StoredMessage>,
-        effects: &mut Vec<Effect>,
-    ) -> Reached {
-        let mut matches = Vec::new();
-        self.router.route(
-            &body.message.topic,
-            |subscriber| subscriber == publisher,
-            &mut matches,
-        );
-        let mut reached = Reached::default();
-        for matched in matches {
-            self.deliver_to(matched, body, &mut reached, effects);
-        }
-        reached
-    }
-
-    fn deliver_to(
-        &mut self,
-        matched: Match<ClientId>,
-        body: &Arc<StoredMessage>,
-        reached: &mut Reached,
-        effects: &mut Vec<Effect>,
-    ) {
-        let qos = effective_qos(body.message.qos, matched.qos);
-        if qos == Qos::AtMostOnce {
-            // Travels on the live plane (DESIGN section 3).
-            return;
-        }
-        let now = self.time;
-        let client_id = matched.subscriber;
-        let Some(session) = self
-            .sessions
-            .get_mut(&client_id)
-            .and_then(|record| record.session.as_mut())
-        else {
-            return;
-        };
-        let delivery = Delivery {
-            body: Arc::clone(body),
-            qos,
-            retain: matched.retain_as_published && body.message.retain,
-            identifiers: matched.identifiers,
-        };
-        let mut outputs = Vec::new();
-        session.apply(now, Input::Deliver(delivery), &mut outputs);
-        reached.matched = reached.matched.saturating_add(1);
-        let mut accepted = false;
-        for output in &outputs {
-            match output {
-                Output::Queued { .. } => accepted = true,
-                Output::Send { delivery, .. } => accepted |= delivery.body.id == body.id,
-                // A QoS 2 publisher cannot be told: the loss is counted.
-                Output::Rejected if body.message.qos == Qos::ExactlyOnce => {
-                    effects.push(Effect::Dropped {
-                        cause: DropCause::QueueFullNewest,
-                    });
-                }
-                Output::Rejected => reached.rejected = true,
-                Output::SendPubrel { .. }
-                | Output::Completed { .. }
-                | Output::Released { .. }
-                | Output::Dropped { .. }
-                | Output::DisconnectQueueFull
-                | Output::Received { .. }
-                | Output::ReceiveMaximumExceeded
-                | Output::PubrelAnswered { .. }
-                | Output::Subscribed { .. }
-                | Output::Unsubscribed { .. }
-                | Output::Ended => {}
-            }
-        }
-        if accepted {
-            self.retain_body(body.id);
-        }
-        self.carry_out(&client_id, outputs, effects);
     }
 
     /// Turns a session's outputs into effects for its connection and into changed keys.
     pub(super) fn carry_out(
         &mut self,
         client_id: &ClientId,
-        outputs: Vec<Output>,
+        outputs: &mut Vec<Output>,
         effects: &mut Vec<Effect>,
     ) {
         let holder = self
@@ -331,18 +255,19 @@ impl Machine {
             .get(client_id)
             .and_then(|record| record.holder);
         self.changes.insert(StateKey::Session(client_id.clone()));
-        for output in outputs {
+        for output in outputs.drain(..) {
             match output {
                 Output::Send {
                     position: Some(position),
                     packet_id: Some(packet_id),
-                    delivery,
+                    mut delivery,
                 } => {
-                    self.changes
-                        .insert(StateKey::Delivery(client_id.clone(), position));
+                    self.delivery_changed(client_id, position);
                     if let Some(holder) = holder {
+                        self.bodies.resolve(&mut delivery.body);
                         effects.push(Effect::Send {
                             holder,
+                            position,
                             packet_id,
                             delivery,
                         });
@@ -350,26 +275,30 @@ impl Machine {
                 }
                 Output::SendPubrel {
                     position,
+                    pubrec_position,
                     packet_id,
                     reason_code,
                 } => {
                     if let Some(position) = position {
-                        self.changes
-                            .insert(StateKey::Delivery(client_id.clone(), position));
+                        self.delivery_changed(client_id, position);
                     }
                     if let Some(holder) = holder {
                         effects.push(Effect::SendPubrel {
                             holder,
                             packet_id,
                             reason_code,
+                            pubrec_position,
                         });
                     }
                 }
                 Output::Queued { position } | Output::Completed { position } => {
-                    self.changes
-                        .insert(StateKey::Delivery(client_id.clone(), position));
+                    self.delivery_changed(client_id, position);
                 }
-                Output::Released { body } => self.release_body(body),
+                Output::Reassign { position, delivery } => {
+                    self.delivery_changed(client_id, position);
+                    self.reassign(client_id, delivery);
+                }
+                Output::Released { body } => self.bodies.release(body),
                 Output::Dropped { cause } => effects.push(Effect::Dropped { cause }),
                 Output::DisconnectQueueFull => {
                     if let Some(holder) = holder {
@@ -392,50 +321,20 @@ impl Machine {
         }
     }
 
-    /// Gives a message its id; `finish_body` forgets it again when nothing took it.
-    fn begin_body(&mut self, message: Message) -> Arc<StoredMessage> {
-        let id = self.next_body;
-        self.next_body = id.saturating_add(1);
-        // Detached, so that a queued message does not pin the whole entry it came in.
-        let stored = Arc::new(StoredMessage {
-            id,
-            message: message.detached(),
-        });
-        self.bodies.insert(
-            id,
-            Body {
-                stored: Arc::clone(&stored),
-                references: 0,
-            },
-        );
-        stored
+    fn delivery_changed(&mut self, client_id: &ClientId, position: u64) {
+        self.changes
+            .insert(StateKey::Delivery(client_id.clone(), position));
     }
+}
 
-    fn finish_body(&mut self, body: &Arc<StoredMessage>) {
-        if self
-            .bodies
-            .get(&body.id)
-            .is_some_and(|stored| stored.references == 0)
-        {
-            self.bodies.remove(&body.id);
-        }
-    }
-
-    pub(super) fn retain_body(&mut self, id: u64) {
-        if let Some(body) = self.bodies.get_mut(&id) {
-            body.references = body.references.saturating_add(1);
-            self.changes.insert(StateKey::Body(id));
-        }
-    }
-
-    pub(super) fn release_body(&mut self, id: u64) {
-        let Some(body) = self.bodies.get_mut(&id) else {
-            return;
-        };
-        body.references = body.references.saturating_sub(1);
-        self.changes.insert(StateKey::Body(id));
-        if body.references == 0 {
-            self.bodies.remove(&id);
-        }
-    }
+/// What a session says about a message for which it has no room.
+fn is_for_full_queue(output: &Output) -> bool {
+    matches!(
+        output,
+        Output::Rejected
+            | Output::DisconnectQueueFull
+            | Output::Dropped {
+                cause: DropCause::QueueFullNewest
+            }
+    )
 }

@@ -1,19 +1,23 @@
-//! PURE. Sessions of a shard: CONNECT with take-over, disconnect, expiry, subscriptions, and the
-//! route entries that follow.
+//! PURE. Sessions of a shard: CONNECT with take-over, disconnect and expiry.
 
-use codec::{ClientId, Qos, TopicFilter};
-use session::{Input, Output, Session, Subscription};
+use codec::ClientId;
+use session::will::SessionEnd;
+use session::{Input, Resend, Session};
 
+use super::routes::Change;
 use super::{Machine, SessionRecord};
-use crate::command::{CloseReason, Connect, Effect, Refusal, Response, RouteTarget};
-use crate::ids::{Epoch, Holder, NodeId};
+use crate::command::{CloseReason, Connect, Effect, Ending, Refusal, Response};
+use crate::ids::{Epoch, Holder};
 use crate::state::StateKey;
 
 /// The session that a CONNECT finds.
 struct Previous {
-    /// It had an open connection.
+    /// Its last connection.
+    epoch: Epoch,
+    /// That one is open.
     connected: bool,
-    session: Box<Session>,
+    /// `None`: a transient one, which ends here.
+    session: Option<Box<Session>>,
 }
 
 impl Machine {
@@ -29,17 +33,15 @@ impl Machine {
         self.next_epoch = self.next_epoch.saturating_add(1);
         let (formers, previous) = self.take_over(&client_id, effects);
         let resumed = self.keep_or_discard(&client_id, previous, clean_start, effects);
+        if let Some(will) = connect.will {
+            self.keep_will(&client_id, epoch, will);
+        }
         let session_present = resumed.is_some();
         let hosted = session_present || connect.session_expiry_interval_s > 0;
         let mut session = resumed.or_else(|| hosted.then(|| Box::new(Session::new())));
-
         // What is in flight is read before the window is filled anew: the rest is sent without DUP.
-        let resend = session
-            .as_ref()
-            .map(|session| session.resume())
-            .unwrap_or_default();
+        let resumed = self.resumed(holder, session.as_deref());
         let mut outputs = Vec::new();
-        let mut subscriptions = Vec::new();
         if let Some(session) = &mut session {
             let input = Input::Connect {
                 receive_maximum: connect.receive_maximum,
@@ -47,17 +49,8 @@ impl Machine {
                 limits: connect.limits,
             };
             session.apply(self.time, input, &mut outputs);
-            subscriptions = session
-                .subscriptions()
-                .map(|(filter, subscription)| (filter.clone(), subscription.clone()))
-                .collect();
-        }
-        for (filter, subscription) in &subscriptions {
-            add_route(
-                effects,
-                filter,
-                node_target(holder.node, subscription.options.qos),
-            );
+            self.route_connection(Change::Added, session, holder.node, effects);
+            self.show_connection(&client_id, session, true);
         }
         let former_connections = !formers.is_empty();
         self.held
@@ -69,18 +62,45 @@ impl Machine {
             session,
         };
         self.sessions.insert(client_id.clone(), record);
-        effects.push(Effect::Resumed {
-            holder,
-            resend,
-            subscriptions,
-        });
-        self.carry_out(&client_id, outputs, effects);
+        effects.push(resumed);
+        self.carry_out(&client_id, &mut outputs, effects);
         Response::Connected {
             epoch,
             session_present,
             hosted,
             formers: former_connections,
         }
+    }
+
+    /// What a connection must send first.
+    pub(super) fn resumed(&self, holder: Holder, session: Option<&Session>) -> Effect {
+        let subscriptions = session.map(|session| {
+            session
+                .subscriptions()
+                .map(|(filter, subscription)| (filter.clone(), subscription.clone()))
+                .collect()
+        });
+        let awaiting_pubrel = session.map(|session| session.awaiting_pubrel().collect());
+        Effect::Resumed {
+            holder,
+            resend: session
+                .map(|session| self.in_flight(session))
+                .unwrap_or_default(),
+            subscriptions: subscriptions.unwrap_or_default(),
+            awaiting_pubrel: awaiting_pubrel.unwrap_or_default(),
+        }
+    }
+
+    /// What a session has in flight, with the contents that are in memory.
+    pub(super) fn in_flight(&self, session: &Session) -> Vec<Resend> {
+        let mut in_flight = session.resume();
+        for resend in &mut in_flight {
+            match resend {
+                Resend::Publish { delivery, .. } => self.bodies.resolve(&mut delivery.body),
+                Resend::Pubrel { .. } => {}
+            }
+        }
+        in_flight
     }
 
     /// Removes the client's record; its open connection becomes a former one and is told to close.
@@ -93,26 +113,27 @@ impl Machine {
             return (Vec::new(), None);
         };
         let mut formers = record.formers;
-        let connected = record.holder.is_some();
+        let previous = Previous {
+            epoch: record.epoch,
+            connected: record.holder.is_some(),
+            session: record.session,
+        };
         if let Some(holder) = record.holder {
             formers.push((record.epoch, holder));
             effects.push(Effect::Close {
                 holder,
                 reason: CloseReason::TakenOver,
             });
-            if let Some(session) = &record.session {
-                remove_node_routes(session, holder.node, effects);
+            if let Some(session) = &previous.session {
+                self.route_connection(Change::Removed, session, holder.node, effects);
             }
+            self.end_retained_reads(client_id);
         }
-        (
-            formers,
-            record
-                .session
-                .map(|session| Previous { connected, session }),
-        )
+        (formers, Some(previous))
     }
 
-    /// The session to resume, unless it is to be discarded or has ended.
+    /// The session to resume, unless it is to be discarded or has ended. Decides on the will of its
+    /// last connection.
     fn keep_or_discard(
         &mut self,
         client_id: &ClientId,
@@ -120,7 +141,15 @@ impl Machine {
         clean_start: bool,
         effects: &mut Vec<Effect>,
     ) -> Option<Box<Session>> {
-        let Previous { connected, session } = previous?;
+        let Previous {
+            epoch,
+            connected,
+            session,
+        } = previous?;
+        let Some(session) = session else {
+            self.end_will(epoch, connected);
+            return None;
+        };
         let deadline = session.next_deadline();
         if let Some(deadline) = deadline {
             self.deadlines.remove(&(deadline, client_id.clone()));
@@ -129,10 +158,20 @@ impl Machine {
         // With an interval of 0 the session ends when the take-over closes its connection.
         let ends_with_connection = connected && session.session_expiry_interval_s() == 0;
         if clean_start || expired || ends_with_connection {
+            self.end_will(epoch, connected);
             self.discard(client_id, session, effects);
             return None;
         }
+        self.resume_cancels_will(epoch, connected);
         Some(session)
+    }
+
+    /// The session has ended. If its connection was open, its will waits until that is recorded closed:
+    /// it may have sent DISCONNECT with 0x00 before it learns of the take-over.
+    fn end_will(&mut self, epoch: Epoch, connected: bool) {
+        if !connected {
+            self.will_due_now(epoch);
+        }
     }
 
     /// The connection is closed, and everything that it sent has been answered.
@@ -141,13 +180,14 @@ impl Machine {
         client_id: &ClientId,
         epoch: Epoch,
         session_expiry_interval_s: Option<u32>,
+        ending: Ending,
         effects: &mut Vec<Effect>,
     ) -> Response {
         let Some(record) = self.sessions.get_mut(client_id) else {
             return Response::Refused(Refusal::StaleEpoch);
         };
         if record.epoch != epoch {
-            return self.former_closed(client_id, epoch, effects);
+            return self.former_closed(client_id, epoch, ending, effects);
         }
         let Some(holder) = record.holder.take() else {
             return Response::Refused(Refusal::StaleEpoch);
@@ -158,15 +198,25 @@ impl Machine {
             return Response::Done;
         };
         let Some(session) = record.session.take() else {
+            self.close_will(epoch, ending, SessionEnd::WithConnection);
             self.forget_if_empty(client_id);
             return Response::Done;
         };
-        remove_node_routes(&session, holder.node, effects);
-        self.start_expiry(client_id, session, session_expiry_interval_s, effects);
+        let interval_s =
+            session_expiry_interval_s.unwrap_or_else(|| session.session_expiry_interval_s());
+        self.close_will(epoch, ending, SessionEnd::after(self.time, interval_s));
+        self.end_retained_reads(client_id);
+        self.route_connection(Change::Removed, &session, holder.node, effects);
+        if interval_s == 0 {
+            self.discard(client_id, session, effects);
+            self.forget_if_empty(client_id);
+        } else {
+            self.start_expiry(client_id, session, session_expiry_interval_s, effects);
+        }
         Response::Done
     }
 
-    /// Keeps the session until its deadline, or ends it now.
+    /// Keeps the session until its deadline.
     fn start_expiry(
         &mut self,
         client_id: &ClientId,
@@ -174,13 +224,6 @@ impl Machine {
         session_expiry_interval_s: Option<u32>,
         effects: &mut Vec<Effect>,
     ) {
-        let interval =
-            session_expiry_interval_s.unwrap_or_else(|| session.session_expiry_interval_s());
-        if interval == 0 {
-            self.discard(client_id, session, effects);
-            self.forget_if_empty(client_id);
-            return;
-        }
         let mut outputs = Vec::new();
         session.apply(
             self.time,
@@ -192,10 +235,11 @@ impl Machine {
         if let Some(deadline) = session.next_deadline() {
             self.deadlines.insert((deadline, client_id.clone()));
         }
+        self.show_connection(client_id, &session, false);
         if let Some(record) = self.sessions.get_mut(client_id) {
             record.session = Some(session);
         }
-        self.carry_out(client_id, outputs, effects);
+        self.carry_out(client_id, &mut outputs, effects);
     }
 
     /// An older connection is recorded closed; with the last one the newest learns it.
@@ -203,6 +247,7 @@ impl Machine {
         &mut self,
         client_id: &ClientId,
         epoch: Epoch,
+        ending: Ending,
         effects: &mut Vec<Effect>,
     ) -> Response {
         let Some(record) = self.sessions.get_mut(client_id) else {
@@ -221,6 +266,10 @@ impl Machine {
                 client_id: client_id.clone(),
                 epoch: record.epoch,
             });
+        }
+        match ending {
+            Ending::Normal => self.remove_will(epoch),
+            Ending::Abnormal => self.will_due_now(epoch),
         }
         self.forget_held(client_id, &former);
         self.changes.insert(StateKey::Session(client_id.clone()));
@@ -250,93 +299,9 @@ impl Machine {
         if let Some(deadline) = deadline {
             self.deadlines.remove(&(deadline, client_id.clone()));
         }
+        self.will_due_now(epoch);
         self.discard(client_id, session, effects);
         self.forget_if_empty(client_id);
-    }
-
-    pub(super) fn subscribe(
-        &mut self,
-        client_id: &ClientId,
-        epoch: Epoch,
-        filters: Vec<(TopicFilter, Subscription)>,
-        effects: &mut Vec<Effect>,
-    ) -> Response {
-        let Some(holder) = self.current_holder(client_id, epoch) else {
-            return Response::Refused(Refusal::StaleEpoch);
-        };
-        let mut existed = Vec::with_capacity(filters.len());
-        for (filter, subscription) in filters {
-            let filter = filter.detached();
-            let qos = subscription.options.qos;
-            let input = Input::Subscribe {
-                filter: filter.clone(),
-                subscription: subscription.clone(),
-            };
-            if !self.apply_to_session(client_id, input) {
-                return Response::Refused(Refusal::StaleEpoch);
-            }
-            let replaced = self.router.subscribe(
-                client_id.clone(),
-                &filter,
-                router::Subscription {
-                    options: subscription.options,
-                    identifier: subscription.identifier,
-                },
-            );
-            // Added before the old one is removed: the route never flickers.
-            self.add_routes(&filter, qos, holder, effects);
-            if let Some(replaced) = &replaced {
-                self.remove_routes(&filter, replaced.options.qos, Some(holder), effects);
-            }
-            existed.push(replaced.is_some());
-            self.changes
-                .insert(StateKey::Subscription(client_id.clone(), filter));
-        }
-        Response::Subscribed { existed }
-    }
-
-    pub(super) fn unsubscribe(
-        &mut self,
-        client_id: &ClientId,
-        epoch: Epoch,
-        filters: &[TopicFilter],
-        effects: &mut Vec<Effect>,
-    ) -> Response {
-        let Some(holder) = self.current_holder(client_id, epoch) else {
-            return Response::Refused(Refusal::StaleEpoch);
-        };
-        let mut existed = Vec::with_capacity(filters.len());
-        for filter in filters {
-            if !self.apply_to_session(
-                client_id,
-                Input::Unsubscribe {
-                    filter: filter.clone(),
-                },
-            ) {
-                return Response::Refused(Refusal::StaleEpoch);
-            }
-            let removed = self.router.unsubscribe(client_id, filter);
-            if let Some(removed) = &removed {
-                self.remove_routes(filter, removed.options.qos, Some(holder), effects);
-            }
-            existed.push(removed.is_some());
-            self.changes
-                .insert(StateKey::Subscription(client_id.clone(), filter.clone()));
-        }
-        Response::Unsubscribed { existed }
-    }
-
-    /// Applies an input whose outputs are only answers. False: no session is hosted here.
-    fn apply_to_session(&mut self, client_id: &ClientId, input: Input) -> bool {
-        let now = self.time;
-        let session = self
-            .sessions
-            .get_mut(client_id)
-            .and_then(|record| record.session.as_mut());
-        let Some(session) = session else { return false };
-        let mut outputs: Vec<Output> = Vec::new();
-        session.apply(now, input, &mut outputs);
-        true
     }
 
     /// The hosted session of a client, if this is its open connection.
@@ -352,7 +317,7 @@ impl Machine {
         record.session.as_deref_mut()
     }
 
-    fn current_holder(&self, client_id: &ClientId, epoch: Epoch) -> Option<Holder> {
+    pub(super) fn current_holder(&self, client_id: &ClientId, epoch: Epoch) -> Option<Holder> {
         let record = self.sessions.get(client_id)?;
         if record.epoch == epoch {
             record.holder
@@ -369,15 +334,13 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) {
         for (filter, subscription) in session.subscriptions() {
-            self.remove_routes(filter, subscription.options.qos, None, effects);
-            self.changes
-                .insert(StateKey::Subscription(client_id.clone(), filter.clone()));
+            let granted = subscription.options.qos;
+            self.forget_subscription(client_id, filter, granted, None, effects);
         }
-        self.router.remove(client_id);
         self.changes.insert(StateKey::Inbound(client_id.clone()));
         let mut outputs = Vec::new();
         session.apply(self.time, Input::End, &mut outputs);
-        self.carry_out(client_id, outputs, effects);
+        self.carry_out(client_id, &mut outputs, effects);
     }
 
     /// A record without connection, session and former connections says nothing.
@@ -405,77 +368,5 @@ impl Machine {
             self.held
                 .remove(&(gone.node, gone.incarnation, client_id.clone()));
         }
-    }
-
-    fn add_routes(&self, filter: &TopicFilter, qos: Qos, holder: Holder, out: &mut Vec<Effect>) {
-        if qos != Qos::AtMostOnce {
-            add_route(out, filter, RouteTarget::Shard(self.shard));
-        }
-        add_route(out, filter, node_target(holder.node, qos));
-    }
-
-    /// `holder`: `None` where the node's entries are gone already.
-    fn remove_routes(
-        &self,
-        filter: &TopicFilter,
-        qos: Qos,
-        holder: Option<Holder>,
-        out: &mut Vec<Effect>,
-    ) {
-        if qos != Qos::AtMostOnce {
-            remove_route(out, filter, RouteTarget::Shard(self.shard));
-        }
-        if let Some(holder) = holder {
-            remove_route(out, filter, node_target(holder.node, qos));
-        }
-    }
-
-    /// Every route entry that this state stands for; a loaded replica starts its node's table with them.
-    pub(super) fn all_routes(&self) -> Vec<Effect> {
-        let mut out = Vec::new();
-        for record in self.sessions.values() {
-            let Some(session) = &record.session else {
-                continue;
-            };
-            for (filter, subscription) in session.subscriptions() {
-                let qos = subscription.options.qos;
-                if qos != Qos::AtMostOnce {
-                    add_route(&mut out, filter, RouteTarget::Shard(self.shard));
-                }
-                if let Some(holder) = record.holder {
-                    add_route(&mut out, filter, node_target(holder.node, qos));
-                }
-            }
-        }
-        out
-    }
-}
-
-/// The live-plane entry of a connected persistent session: with QoS 0 granted it takes every
-/// message live, else only those published at QoS 0 (DESIGN section 3).
-fn node_target(node: NodeId, granted: Qos) -> RouteTarget {
-    match granted {
-        Qos::AtMostOnce => RouteTarget::Node(node),
-        Qos::AtLeastOnce | Qos::ExactlyOnce => RouteTarget::NodeAtMostOnce(node),
-    }
-}
-
-fn add_route(out: &mut Vec<Effect>, filter: &TopicFilter, target: RouteTarget) {
-    out.push(Effect::RouteAdded {
-        filter: filter.clone(),
-        target,
-    });
-}
-
-fn remove_route(out: &mut Vec<Effect>, filter: &TopicFilter, target: RouteTarget) {
-    out.push(Effect::RouteRemoved {
-        filter: filter.clone(),
-        target,
-    });
-}
-
-fn remove_node_routes(session: &Session, node: NodeId, out: &mut Vec<Effect>) {
-    for (filter, subscription) in session.subscriptions() {
-        remove_route(out, filter, node_target(node, subscription.options.qos));
     }
 }

@@ -6,13 +6,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 use codec::{ClientId, TopicFilter};
 use session::{
-    DeliveryParts, DeliveryRecord, PartsError, Session, SessionMeta, SessionParts, StoredMessage,
+    BodyRef, DeliveryParts, DeliveryRecord, PartsError, Session, SessionMeta, SessionParts,
     Subscription,
 };
 
-use super::{Body, Machine, NodeRecord, SessionRecord};
-use crate::command::OutboxItem;
-use crate::encoding::{EncodingError, decode_key, decode_record, encode_key, encode_record};
+use super::bodies::{Bodies, KnownBody};
+use super::handover::TakenFrom;
+use super::outbox::Item;
+use super::retained::RetainedRead;
+use super::routes::Change;
+use super::{Machine, NodeRecord, SessionRecord};
+use crate::encoding::{
+    BODIES_FROM, EncodingError, decode_key, decode_record, encode_key, encode_record,
+};
 use crate::ids::ShardId;
 use crate::state::{StateKey, StateRecord};
 
@@ -59,8 +65,10 @@ struct Incoming {
 impl Machine {
     /// Keys changed since the last call, each with its encoded value or `None` when it is gone.
     pub fn take_changes(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        let bodies = self.bodies.take_changes();
         std::mem::take(&mut self.changes)
             .iter()
+            .chain(&bodies)
             .map(|key| {
                 (
                     encode_key(key),
@@ -70,7 +78,8 @@ impl Machine {
             .collect()
     }
 
-    /// Builds a shard from all its stored pairs, in key order.
+    /// Builds a shard from its stored pairs, in key order. The contents of bodies
+    /// ([`crate::encoding::BODIES_FROM`]) may be left out: they are passed by.
     ///
     /// # Errors
     /// The pairs are damaged or contradict each other.
@@ -82,12 +91,15 @@ impl Machine {
         let mut incoming = Incoming::default();
         for (key, value) in entries {
             let encoding = |source| StateError::Encoding { shard, source };
+            if key.first() == BODIES_FROM.first() {
+                continue;
+            }
             let key = decode_key(&key).map_err(encoding)?;
             let record = decode_record(&key, Bytes::from(value)).map_err(encoding)?;
             machine.restore(key, record, &mut incoming)?;
         }
         machine.restore_sessions(incoming)?;
-        machine.boot_effects = machine.all_routes();
+        machine.boot_effects = machine.all_routes(Change::Added);
         Ok(machine)
     }
 
@@ -97,7 +109,9 @@ impl Machine {
             StateKey::Counters => Some(StateRecord::Counters {
                 time: self.time,
                 next_epoch: self.next_epoch,
-                next_body: self.next_body,
+                next_body: self.bodies.next,
+                next_version: self.next_version,
+                next_turn: self.next_turn,
             }),
             StateKey::Node(node) => self.nodes.get(node).map(|record| StateRecord::Node {
                 incarnation: record.incarnation,
@@ -105,14 +119,12 @@ impl Machine {
                 last_sequence: record.last_sequence,
                 answers: Arc::clone(&record.answers),
             }),
-            StateKey::Taken(source) => self
-                .taken
-                .get(source)
-                .map(|upto| StateRecord::Taken { upto: *upto }),
-            StateKey::Body(id) => self.bodies.get(id).map(|body| StateRecord::Body {
-                message: body.stored.message.clone(),
-                references: body.references,
+            StateKey::Taken(source) => self.taken.get(source).map(|taken| StateRecord::Taken {
+                upto: taken.upto,
+                refused: taken.refused.iter().copied().collect(),
             }),
+            StateKey::BodyIndex(id) => self.bodies.index_record(*id),
+            StateKey::Body(id) => self.bodies.content_record(*id),
             StateKey::Fence(client_id) => self
                 .fences
                 .get(client_id)
@@ -147,21 +159,30 @@ impl Machine {
                     })
             }
             StateKey::OutboxItem(target, number) => {
-                let item = self.outbox.target(*target)?.items.get(number)?;
+                let item = self.outbox.item(*target, *number)?;
                 Some(StateRecord::OutboxItem {
                     publisher: item.publisher.clone(),
-                    body: item.body.id,
+                    body: item.body,
+                    share: item.share.as_deref().cloned(),
                 })
             }
+            StateKey::RetainedRead(client_id) => {
+                self.reads.get(client_id).map(RetainedRead::record)
+            }
+            StateKey::Will(epoch) => self.wills.record(*epoch),
+            StateKey::Retained(topic) => self.retained.record(topic),
         }
     }
 
-    /// Every key of the state, in order.
+    /// Every key of the state but the contents of bodies, in order.
     pub(crate) fn keys(&self) -> BTreeSet<StateKey> {
         let mut keys = BTreeSet::from([StateKey::Counters]);
         keys.extend(self.nodes.keys().map(|node| StateKey::Node(*node)));
         keys.extend(self.taken.keys().map(|source| StateKey::Taken(*source)));
-        keys.extend(self.bodies.keys().map(|id| StateKey::Body(*id)));
+        keys.extend(self.bodies.ids().map(StateKey::BodyIndex));
+        keys.extend(self.wills.epochs().map(StateKey::Will));
+        keys.extend(self.retained.topics().cloned().map(StateKey::Retained));
+        keys.extend(self.reads.keys().cloned().map(StateKey::RetainedRead));
         keys.extend(
             self.fences
                 .keys()
@@ -192,7 +213,7 @@ impl Machine {
         keys
     }
 
-    fn session(&self, client_id: &ClientId) -> Option<&Session> {
+    pub(super) fn session(&self, client_id: &ClientId) -> Option<&Session> {
         self.sessions.get(client_id)?.session.as_deref()
     }
 
@@ -213,11 +234,15 @@ impl Machine {
                     time,
                     next_epoch,
                     next_body,
+                    next_version,
+                    next_turn,
                 },
             ) => {
                 self.time = time;
                 self.next_epoch = next_epoch;
-                self.next_body = next_body;
+                self.bodies = Bodies::starting_at(next_body);
+                self.next_version = next_version;
+                self.next_turn = next_turn;
             }
             (
                 StateKey::Node(node),
@@ -238,18 +263,22 @@ impl Machine {
                     },
                 );
             }
-            (StateKey::Taken(source), StateRecord::Taken { upto }) => {
-                self.taken.insert(source, upto);
+            (StateKey::Taken(source), StateRecord::Taken { upto, refused }) => {
+                let refused = refused.into_iter().collect();
+                self.taken.insert(source, TakenFrom { upto, refused });
             }
             (
-                StateKey::Body(id),
-                StateRecord::Body {
-                    message,
+                StateKey::BodyIndex(id),
+                StateRecord::BodyIndex {
                     references,
+                    size_bytes,
+                    expires_at,
+                    qos,
+                    retain,
                 },
             ) => {
-                let stored = Arc::new(StoredMessage { id, message });
-                self.bodies.insert(id, Body { stored, references });
+                let body = KnownBody::stored(references, size_bytes, expires_at, qos, retain);
+                self.bodies.restore(id, body);
             }
             (StateKey::Fence(client_id), StateRecord::Fence { epoch }) => {
                 self.fences.insert(client_id, epoch);
@@ -304,15 +333,47 @@ impl Machine {
             (StateKey::Outbox(target), StateRecord::Outbox { next_number }) => {
                 self.outbox.restore_target(target, next_number);
             }
-            (StateKey::OutboxItem(target, number), StateRecord::OutboxItem { publisher, body }) => {
-                let body = self.body(body)?;
-                if !self
-                    .outbox
-                    .restore_item(target, number, OutboxItem { publisher, body })
-                {
+            (
+                StateKey::OutboxItem(target, number),
+                StateRecord::OutboxItem {
+                    publisher,
+                    body,
+                    share,
+                },
+            ) => {
+                let item = Item {
+                    publisher,
+                    body,
+                    size_bytes: self.body_reference(body)?.size_bytes,
+                    share: share.map(Arc::new),
+                };
+                if !self.outbox.restore_item(target, number, item) {
                     return Err(self.missing("the outbox target of an item"));
                 }
             }
+            (
+                StateKey::RetainedRead(client_id),
+                StateRecord::RetainedRead { open, wanted_from },
+            ) => {
+                let read = RetainedRead::restore(open, wanted_from);
+                self.reads.insert(client_id, read);
+            }
+            (
+                StateKey::Will(epoch),
+                StateRecord::Will {
+                    client_id,
+                    will,
+                    due,
+                },
+            ) => self.wills.restore(epoch, client_id, will, due),
+            (
+                StateKey::Retained(_),
+                StateRecord::Retained {
+                    message,
+                    version,
+                    expires_at,
+                },
+            ) => self.retained.restore(message, version, expires_at),
             // `decode_record` gives the record that the key asks for.
             _ => return Err(self.missing("the record that a key names")),
         }
@@ -326,7 +387,7 @@ impl Machine {
                 let body = if record.body == 0 {
                     None
                 } else {
-                    Some(self.body(record.body)?)
+                    Some(self.body_reference(record.body)?)
                 };
                 deliveries.insert(position, DeliveryParts { record, body });
             }
@@ -356,13 +417,9 @@ impl Machine {
 
     /// Puts a restored session in its place and into the derived indexes.
     fn index_session(&mut self, client_id: &ClientId, session: Session) {
+        let connected = session.is_connected();
         for (filter, subscription) in session.subscriptions() {
-            let subscription = router::Subscription {
-                options: subscription.options,
-                identifier: subscription.identifier,
-            };
-            self.router
-                .subscribe(client_id.clone(), filter, subscription);
+            self.index_subscription(client_id, filter, subscription, connected);
         }
         if let Some(deadline) = session.next_deadline() {
             self.deadlines.insert((deadline, client_id.clone()));
@@ -372,8 +429,8 @@ impl Machine {
         }
     }
 
-    fn body(&self, id: u64) -> Result<Arc<StoredMessage>, StateError> {
-        let body = self.bodies.get(&id).map(|body| Arc::clone(&body.stored));
+    fn body_reference(&self, id: u64) -> Result<BodyRef, StateError> {
+        let body = self.bodies.reference(id);
         body.ok_or_else(|| self.missing("a message body"))
     }
 
