@@ -11,14 +11,15 @@ use prost::Message as _;
 
 use self::strategies::{answers, batch, command, key, message, row};
 use super::{
-    BATCH_FORMAT, EncodingError, decode_answers, decode_batch, decode_command, decode_key,
-    decode_message, decode_record, encode_answers, encode_batch, encode_command, encode_key,
-    encode_message, encode_record, message_from_proto, message_to_proto, proto,
+    BATCH_FORMAT, BODIES_FROM, EncodingError, body_key, decode_answers, decode_batch, decode_body,
+    decode_command, decode_key, decode_message, decode_record, encode_answers, encode_batch,
+    encode_command, encode_key, encode_message, encode_record, message_from_proto,
+    message_to_proto, proto,
 };
 use crate::batch::{Batch, ProposerId};
 use crate::command::{Command, OutboxTarget};
 use crate::ids::{Epoch, Incarnation, NodeId, ShardId};
-use crate::state::StateKey;
+use crate::state::{StateKey, StateRecord};
 
 /// Hands `bytes` to every decoder. Whatever they are, none panics, and what is understood can be
 /// written again.
@@ -46,21 +47,25 @@ fn decode_with_everything(bytes: &Bytes) {
     }
 }
 
-fn one_key_of_each_kind() -> [StateKey; 11] {
+fn one_key_of_each_kind() -> [StateKey; 15] {
     let a = || ClientId::new("a").unwrap();
     let target = OutboxTarget::Node(NodeId(1), Incarnation(2));
     [
         StateKey::Counters,
         StateKey::Node(NodeId(1)),
         StateKey::Taken(ShardId(1)),
-        StateKey::Body(1),
+        StateKey::BodyIndex(1),
         StateKey::Fence(a()),
         StateKey::Session(a()),
         StateKey::Inbound(a()),
         StateKey::Subscription(a(), TopicFilter::try_from("t/+").unwrap()),
         StateKey::Delivery(a(), 1),
+        StateKey::RetainedRead(a()),
         StateKey::Outbox(target),
         StateKey::OutboxItem(target, 1),
+        StateKey::Will(Epoch(1)),
+        StateKey::Retained(TopicName::try_from("t/").unwrap()),
+        StateKey::Body(1),
     ]
 }
 
@@ -145,6 +150,7 @@ fn publish() -> Command {
             retain: false,
             properties: MessageProperties::default(),
         },
+        retained_version: None,
     }
 }
 
@@ -167,23 +173,33 @@ fn what_is_on_disk_keeps_its_bytes() {
     };
     assert_eq!(
         encode_batch(&batch)[..],
-        *b"\x08\x01\x12\x04\x08\x02\x10\x07\x28\x09\x30\xac\x02\x3a\x01x\x3a\x02yz"
+        *b"\x08\x02\x12\x04\x08\x02\x10\x07\x28\x09\x30\xac\x02\x3a\x01x\x3a\x02yz"
     );
     let bytes: Vec<Vec<u8>> = one_key_of_each_kind().iter().map(encode_key).collect();
-    let expected: [&[u8]; 11] = [
+    let expected: [&[u8]; 15] = [
         b"\x10",
         b"\x20\0\x01",
         b"\x30\0\x01",
-        b"\x40\0\0\0\0\0\0\0\x01",
+        b"\x45\0\0\0\0\0\0\0\x01",
         b"\x50a\0",
         b"\x60a\0",
         b"\x70a\0",
         b"\x80a\0t/+",
         b"\x90a\0\0\0\0\0\0\0\0\x01",
+        b"\x98a\0",
         b"\xa0\x02\0\x01\0\0\0\0\0\0\0\x02",
         b"\xb0\x02\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x01",
+        b"\xc0\0\0\0\0\0\0\0\x01",
+        b"\xd0t/",
+        b"\xf0\0\0\0\0\0\0\0\x01",
     ];
     assert_eq!(bytes, expected);
+    // A load stops at the first content of a body.
+    let is_content = |key: &StateKey| matches!(key, StateKey::Body(_));
+    for (key, bytes) in one_key_of_each_kind().iter().zip(&bytes) {
+        assert_eq!(bytes[..] >= BODIES_FROM[..], is_content(key));
+    }
+    assert_eq!(bytes[14], body_key(1));
 }
 
 #[test]
@@ -312,11 +328,54 @@ fn packet_ids_are_in_range_and_unreleased_ones_ascend() {
     }
 }
 
+/// A body is read without its key.
+#[test]
+fn a_body_is_read_as_it_was_stored() {
+    let Command::Publish { message, .. } = publish() else {
+        panic!("another command");
+    };
+    let (expires_at, retained_version) = (Some(Timestamp::from_millis(5)), Some(7));
+    let record = StateRecord::Body {
+        message: message.clone(),
+        expires_at,
+        retained_version,
+    };
+    let stored = decode_body(3, encode_record(&record).into()).unwrap();
+    assert_eq!((stored.id, stored.message), (3, message));
+    assert_eq!(stored.expires_at, expires_at);
+    assert_eq!(stored.retained_version, retained_version);
+    assert!(decode_body(3, Bytes::new()).is_err());
+}
+
+#[test]
+fn what_was_noted_in_a_read_is_in_order_and_a_read_is_open() {
+    let key = StateKey::RetainedRead(ClientId::new("a").unwrap());
+    let read = |open, topics: &[&'static str]| {
+        let notes = topics.iter().map(|topic| proto::RetainedNote {
+            topic: Bytes::from_static(topic.as_bytes()),
+            wanted_from: 1,
+        });
+        let record = proto::RetainedReadRecord {
+            open,
+            notes: notes.collect(),
+        };
+        decode_record(&key, record.encode_to_vec().into())
+    };
+    assert!(read(1, &["a", "b"]).is_ok());
+    let field = "RetainedReadRecord.open";
+    let error = EncodingError::NumberInvalid { field, value: 0 };
+    assert_eq!(read(0, &[]), Err(error));
+    let field = "RetainedReadRecord.notes";
+    for topics in [["b", "a"], ["a", "a"]] {
+        assert_eq!(read(1, &topics), Err(EncodingError::NotAscending { field }));
+    }
+}
+
 #[test]
 fn a_body_without_references_is_an_error() {
-    let field = "BodyRecord.references";
+    let field = "BodyIndexRecord.references";
     assert_eq!(
-        decode_record(&StateKey::Body(1), Bytes::new()),
+        decode_record(&StateKey::BodyIndex(1), Bytes::new()),
         Err(EncodingError::NumberInvalid { field, value: 0 })
     );
 }
@@ -326,12 +385,13 @@ fn a_key_has_neither_too_few_nor_too_many_bytes() {
     for key in one_key_of_each_kind() {
         let bytes = encode_key(&key);
         for length in 0..bytes.len() {
-            // A filter ends where its key ends, so it may be cut.
-            let cut_filter = matches!(key, StateKey::Subscription(..)) && length > 3;
-            assert!(
-                cut_filter || decode_key(&bytes[..length]).is_err(),
-                "{key:?}"
-            );
+            // A filter or topic ends where its key ends, so it may be cut.
+            let cut_text = match key {
+                StateKey::Subscription(..) => length > 3,
+                StateKey::Retained(_) => length > 1,
+                _ => false,
+            };
+            assert!(cut_text || decode_key(&bytes[..length]).is_err(), "{key:?}");
         }
         let longer = [&bytes[..], b"#"].concat();
         assert!(decode_key(&longer).is_err(), "{key:?}");

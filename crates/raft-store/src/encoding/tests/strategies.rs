@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use codec::{
     ClientId, Message, MessageProperties, PacketId, PayloadFormat, Qos, ReasonCode, RetainHandling,
-    SubscriptionIdentifier, SubscriptionOptions, Timestamp, TopicFilter, TopicName, Utf8,
+    SubscriptionIdentifier, SubscriptionOptions, Timestamp, TopicFilter, TopicName, Utf8, Will,
 };
-use proptest::collection::{btree_set, vec};
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -18,7 +18,8 @@ use session::{
 
 use crate::batch::{Batch, ProposerId};
 use crate::command::{
-    Acknowledgement, Answers, Command, Connect, OutboxItem, OutboxTarget, Refusal, Response,
+    Acknowledgement, Answers, Command, Connect, Ending, OutboxItem, OutboxTarget, Refusal,
+    Response, RetainedCopy, RetainedLimits,
 };
 use crate::ids::{ConnectionId, Epoch, Holder, Incarnation, NodeId, ShardId};
 use crate::state::{StateKey, StateRecord};
@@ -194,29 +195,66 @@ fn delivery_record() -> impl Strategy<Value = DeliveryRecord> {
         }),
     ];
     let identifiers = vec(identifier(), 0..3);
-    (any::<u64>(), qos(), any::<bool>(), identifiers, phase).prop_map(
-        |(body, qos, retain, identifiers, phase)| DeliveryRecord {
+    let copy = (any::<u64>(), qos(), any::<bool>(), option::of(filter()));
+    (copy, identifiers, phase).prop_map(|((body, qos, retain, share), identifiers, phase)| {
+        DeliveryRecord {
             body,
             qos,
             retain,
             identifiers,
+            share: share.map(Arc::new),
             phase,
-        },
-    )
+        }
+    })
 }
 
 fn outbox_target() -> impl Strategy<Value = OutboxTarget> {
     prop_oneof![
         shard().prop_map(OutboxTarget::Shard),
         (node(), incarnation()).prop_map(|(node, life)| OutboxTarget::Node(node, life)),
+        Just(OutboxTarget::Unplaced),
     ]
 }
 
 fn outbox_item() -> impl Strategy<Value = OutboxItem> {
-    (client_id(), any::<u64>(), message()).prop_map(|(publisher, id, message)| OutboxItem {
-        publisher,
-        body: Arc::new(StoredMessage { id, message }),
+    let numbers = any::<(u64, Option<u64>, Option<u64>)>();
+    (client_id(), numbers, message(), option::of(filter())).prop_map(
+        |(publisher, (id, expires_in_ms, retained_version), message, share)| OutboxItem {
+            publisher,
+            body: Arc::new(StoredMessage {
+                id,
+                message,
+                expires_at: None,
+                retained_version,
+            }),
+            expires_in_ms,
+            share,
+        },
+    )
+}
+
+fn will() -> impl Strategy<Value = Will> {
+    (message(), any::<u32>()).prop_map(|(message, delay_interval_s)| Will {
+        message,
+        delay_interval_s,
     })
+}
+
+fn retained_copy() -> impl Strategy<Value = RetainedCopy> {
+    let numbers = any::<(u64, Option<u64>)>();
+    (message(), numbers, qos(), option::of(identifier())).prop_map(
+        |(message, (version, expires_in_ms), qos, identifier)| RetainedCopy {
+            message,
+            version,
+            qos,
+            identifier,
+            expires_in_ms,
+        },
+    )
+}
+
+fn shared() -> impl Strategy<Value = Vec<(TopicFilter, OutboxTarget)>> {
+    vec((filter(), outbox_target()), 0..3)
 }
 
 fn acknowledgement() -> impl Strategy<Value = Acknowledgement> {
@@ -229,14 +267,15 @@ fn acknowledgement() -> impl Strategy<Value = Acknowledgement> {
 
 fn connect() -> impl Strategy<Value = Connect> {
     let numbers = any::<(bool, u32, u16)>();
-    (client_id(), holder(), numbers, limits()).prop_map(
-        |(client_id, holder, (clean_start, expiry, receive_maximum), limits)| Connect {
+    (client_id(), holder(), numbers, limits(), option::of(will())).prop_map(
+        |(client_id, holder, (clean_start, expiry, receive_maximum), limits, will)| Connect {
             client_id,
             holder,
             clean_start,
             session_expiry_interval_s: expiry,
             receive_maximum,
             limits,
+            will,
         },
     )
 }
@@ -246,22 +285,28 @@ fn client_command() -> impl Strategy<Value = Command> {
     let acknowledgements = vec(acknowledgement(), 0..4);
     prop_oneof![
         connect().prop_map(|connect| Command::Connect(Box::new(connect))),
-        (client_id(), epoch(), option::of(any::<u32>())).prop_map(
-            |(client_id, epoch, interval)| {
+        (client_id(), epoch(), any::<(Option<u32>, bool)>()).prop_map(
+            |(client_id, epoch, (interval, is_normal))| {
                 Command::Disconnect {
                     client_id,
                     epoch,
                     session_expiry_interval_s: interval,
+                    ending: if is_normal {
+                        Ending::Normal
+                    } else {
+                        Ending::Abnormal
+                    },
                 }
             }
         ),
-        (client_id(), epoch(), filters).prop_map(|(client_id, epoch, filters)| {
-            Command::Subscribe {
+        (client_id(), epoch(), filters, any::<bool>()).prop_map(
+            |(client_id, epoch, filters, reads_retained)| Command::Subscribe {
                 client_id,
                 epoch,
                 filters,
+                reads_retained,
             }
-        }),
+        ),
         (client_id(), epoch(), vec(filter(), 0..3)).prop_map(|(client_id, epoch, filters)| {
             Command::Unsubscribe {
                 client_id,
@@ -284,25 +329,34 @@ fn client_command() -> impl Strategy<Value = Command> {
 fn flow_command() -> impl Strategy<Value = Command> {
     let targets = (vec(shard(), 0..3), vec((node(), incarnation()), 0..3));
     prop_oneof![
-        (client_id(), epoch(), message()).prop_map(|(client_id, epoch, message)| {
-            Command::Publish {
+        (client_id(), epoch(), message(), any::<Option<u64>>()).prop_map(
+            |(client_id, epoch, message, retained_version)| Command::Publish {
                 client_id,
                 epoch,
                 message,
-            }
-        }),
-        (client_id(), epoch(), packet_id(), message(), targets).prop_map(
-            |(client_id, epoch, packet_id, message, (shards, nodes))| {
-                Command::ReceiveExactlyOnce {
-                    client_id,
-                    epoch,
-                    packet_id,
-                    message,
-                    shards,
-                    nodes,
-                }
+                retained_version,
             }
         ),
+        (
+            (client_id(), epoch(), packet_id(), message()),
+            targets,
+            any::<Option<u64>>(),
+            shared()
+        )
+            .prop_map(
+                |((client_id, epoch, packet_id, message), (shards, nodes), version, shared)| {
+                    Command::ReceiveExactlyOnce {
+                        client_id,
+                        epoch,
+                        packet_id,
+                        message,
+                        shards,
+                        nodes,
+                        retained_version: version,
+                        shared,
+                    }
+                }
+            ),
         (client_id(), epoch(), packet_id()).prop_map(|(client_id, epoch, packet_id)| {
             Command::Release {
                 client_id,
@@ -316,20 +370,103 @@ fn flow_command() -> impl Strategy<Value = Command> {
     ]
 }
 
+fn retained_command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        (
+            client_id(),
+            option::of(epoch()),
+            message(),
+            any::<(u64, u64)>()
+        )
+            .prop_map(|(client_id, epoch, message, (messages_max, bytes_max))| {
+                Command::SetRetained {
+                    client_id,
+                    epoch,
+                    message,
+                    limits: RetainedLimits {
+                        messages_max,
+                        bytes_max,
+                    },
+                }
+            }),
+        (
+            client_id(),
+            epoch(),
+            vec(retained_copy(), 0..3),
+            any::<bool>()
+        )
+            .prop_map(
+                |(client_id, epoch, copies, last)| Command::DeliverRetained {
+                    client_id,
+                    epoch,
+                    copies,
+                    last,
+                }
+            ),
+        Just(Command::Barrier),
+    ]
+}
+
+fn placing_command() -> impl Strategy<Value = Command> {
+    let targets = (vec(shard(), 0..3), vec((node(), incarnation()), 0..3));
+    prop_oneof![
+        (
+            (client_id(), option::of(epoch())),
+            filter(),
+            message(),
+            any::<Option<u64>>()
+        )
+            .prop_map(|((client_id, epoch), filter, message, expires_in_ms)| {
+                Command::PublishShared {
+                    client_id,
+                    epoch,
+                    filter,
+                    message,
+                    expires_in_ms,
+                }
+            }),
+        (epoch(), any::<Option<u64>>(), targets, shared()).prop_map(
+            |(epoch, retained_version, (shards, nodes), shared)| Command::PublishWill {
+                epoch,
+                retained_version,
+                shards,
+                nodes,
+                shared,
+            }
+        ),
+        (any::<u64>(), option::of(outbox_target()))
+            .prop_map(|(number, to)| Command::Place { number, to }),
+        (outbox_target(), any::<u64>())
+            .prop_map(|(target, number)| Command::Claim { target, number }),
+    ]
+}
+
 pub(super) fn command() -> impl Strategy<Value = Command> {
     let items = vec(outbox_item(), 0..3);
+    let numbers = any::<(u64, u64)>();
     prop_oneof![
         node().prop_map(|node| Command::NodeUp { node }),
         (node(), incarnation())
             .prop_map(|(node, incarnation)| Command::NodeDown { node, incarnation }),
         client_command(),
         flow_command(),
-        (shard(), any::<u64>(), items).prop_map(|(source, first, items)| Command::TakeOutbox {
-            source,
-            first,
-            items,
+        retained_command(),
+        placing_command(),
+        (shard(), numbers, items).prop_map(|(source, (settled, first), items)| {
+            Command::TakeOutbox {
+                source,
+                settled,
+                first,
+                items,
+            }
         }),
-        (outbox_target(), any::<u64>()).prop_map(|(target, upto)| Command::Taken { target, upto }),
+        (outbox_target(), any::<u64>(), vec(any::<u64>(), 0..3)).prop_map(
+            |(target, upto, refused)| Command::Taken {
+                target,
+                upto,
+                refused,
+            }
+        ),
     ]
 }
 
@@ -358,6 +495,11 @@ fn response() -> impl Strategy<Value = Response> {
         any::<bool>().prop_map(|first| Response::Received { first }),
         Just(Response::ReceiveMaximumExceeded),
         reason_code().prop_map(|reason_code| Response::Released { reason_code }),
+        any::<u64>().prop_map(|version| Response::RetainedSet { version }),
+        Just(Response::RetainedFull),
+        any::<u32>().prop_map(|dropped| Response::RetainedDelivered { dropped }),
+        any::<bool>().prop_map(|claimed| Response::Claimed { claimed }),
+        vec(any::<u64>(), 0..3).prop_map(|refused| Response::TookOutbox { refused }),
     ]
 }
 
@@ -397,7 +539,11 @@ pub(super) fn key() -> impl Strategy<Value = StateKey> {
         Just(StateKey::Counters),
         node().prop_map(StateKey::Node),
         shard().prop_map(StateKey::Taken),
+        number().prop_map(StateKey::BodyIndex),
         number().prop_map(StateKey::Body),
+        number().prop_map(|epoch| StateKey::Will(Epoch(epoch))),
+        topic().prop_map(StateKey::Retained),
+        client_id().prop_map(StateKey::RetainedRead),
         client_id().prop_map(StateKey::Fence),
         client_id().prop_map(StateKey::Session),
         client_id().prop_map(StateKey::Inbound),
@@ -430,9 +576,19 @@ pub(super) fn row() -> impl Strategy<Value = (StateKey, StateRecord)> {
         (Just(StateKey::Node(NodeId(1))), node_record()),
         (
             Just(StateKey::Taken(ShardId(1))),
-            any::<u64>().prop_map(|upto| StateRecord::Taken { upto })
+            (any::<u64>(), btree_set(any::<u64>(), 0..3)).prop_map(|(upto, refused)| {
+                let refused = refused.into_iter().collect();
+                StateRecord::Taken { upto, refused }
+            })
         ),
+        (Just(StateKey::BodyIndex(1)), body_index_record()),
         (Just(StateKey::Body(1)), body_record()),
+        (Just(StateKey::Will(Epoch(1))), will_record()),
+        (
+            Just(StateKey::Retained(TopicName::try_from("t").unwrap())),
+            retained_record()
+        ),
+        (Just(StateKey::RetainedRead(a())), retained_read_record()),
         (
             Just(StateKey::Fence(a())),
             epoch().prop_map(|epoch| StateRecord::Fence { epoch })
@@ -453,20 +609,27 @@ pub(super) fn row() -> impl Strategy<Value = (StateKey, StateRecord)> {
         ),
         (
             Just(StateKey::OutboxItem(target, 1)),
-            (client_id(), any::<u64>())
-                .prop_map(|(publisher, body)| StateRecord::OutboxItem { publisher, body })
+            (client_id(), any::<u64>(), option::of(filter())).prop_map(
+                |(publisher, body, share)| StateRecord::OutboxItem {
+                    publisher,
+                    body,
+                    share,
+                }
+            )
         ),
     ]
 }
 
 fn counters() -> impl Strategy<Value = StateRecord> {
-    (timestamp(), any::<u64>(), any::<u64>()).prop_map(|(time, next_epoch, next_body)| {
-        StateRecord::Counters {
+    (timestamp(), any::<[u64; 4]>()).prop_map(
+        |(time, [next_epoch, next_body, next_version, next_turn])| StateRecord::Counters {
             time,
             next_epoch,
             next_body,
-        }
-    })
+            next_version,
+            next_turn,
+        },
+    )
 }
 
 fn node_record() -> impl Strategy<Value = StateRecord> {
@@ -480,10 +643,55 @@ fn node_record() -> impl Strategy<Value = StateRecord> {
     )
 }
 
+fn body_index_record() -> impl Strategy<Value = StateRecord> {
+    let numbers = (1..=u64::MAX, any::<u32>());
+    (numbers, option::of(timestamp()), qos(), any::<bool>()).prop_map(
+        |((references, size_bytes), expires_at, qos, retain)| StateRecord::BodyIndex {
+            references,
+            size_bytes,
+            expires_at,
+            qos,
+            retain,
+        },
+    )
+}
+
 fn body_record() -> impl Strategy<Value = StateRecord> {
-    (message(), 1..=u64::MAX).prop_map(|(message, references)| StateRecord::Body {
-        message,
-        references,
+    (message(), option::of(timestamp()), any::<Option<u64>>()).prop_map(
+        |(message, expires_at, retained_version)| StateRecord::Body {
+            message,
+            expires_at,
+            retained_version,
+        },
+    )
+}
+
+fn will_record() -> impl Strategy<Value = StateRecord> {
+    (client_id(), will(), option::of(timestamp())).prop_map(|(client_id, will, due)| {
+        StateRecord::Will {
+            client_id,
+            will,
+            due,
+        }
+    })
+}
+
+fn retained_record() -> impl Strategy<Value = StateRecord> {
+    (message(), any::<u64>(), option::of(timestamp())).prop_map(|(message, version, expires_at)| {
+        StateRecord::Retained {
+            message,
+            version,
+            expires_at,
+        }
+    })
+}
+
+fn retained_read_record() -> impl Strategy<Value = StateRecord> {
+    (1..=u32::MAX, btree_map(topic(), any::<u64>(), 0..4)).prop_map(|(open, wanted_from)| {
+        StateRecord::RetainedRead {
+            open,
+            wanted_from: wanted_from.into_iter().collect(),
+        }
     })
 }
 
