@@ -7,6 +7,7 @@ use codec::{ClientId, ProtocolVersion};
 use raft_store::{Command, Epoch, Holder, ShardId};
 
 use crate::broker::Broker;
+use crate::end::End;
 use crate::life::Life;
 use crate::proto::NodeFence;
 use crate::proto::live_item::Kind as ItemKind;
@@ -72,17 +73,14 @@ impl Client {
     }
 
     /// Records the connection closed. Everything that it sent must have been answered.
-    pub(crate) fn record_closed(
-        &self,
-        broker: &Broker,
-        life: &Life,
-        session_expiry_interval_s: Option<u32>,
-    ) {
+    pub(crate) fn record_closed(&self, broker: &Broker, life: &Life, end: &End) {
         debug_assert_eq!(self.shard, broker.shard_of(&self.client_id));
+        let (session_expiry_interval_s, ending) = end.of_session();
         let command = Command::Disconnect {
             client_id: self.client_id.clone(),
             epoch: self.epoch,
             session_expiry_interval_s,
+            ending,
         };
         life.propose(self.shard, &command, CommandWaiter::None);
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use codec::Timestamp;
+use codec::{Message, Timestamp};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Time since boot.
@@ -16,4 +16,15 @@ pub(crate) fn now() -> Duration {
 /// The same as the time of a session that lives on this node alone.
 pub(crate) fn timestamp() -> Timestamp {
     Timestamp::from_millis(u64::try_from(now().as_millis()).unwrap_or(u64::MAX))
+}
+
+/// When a message expires that was published now [MQTT-3.3.2-5].
+pub(crate) fn expires_at(message: &Message) -> Option<Timestamp> {
+    let interval_s = message.properties.message_expiry_interval?;
+    Some(timestamp().plus(Duration::from_secs(u64::from(interval_s))))
+}
+
+/// When something expires that has so long to live.
+pub(crate) fn in_millis(millis: u64) -> Timestamp {
+    timestamp().plus(Duration::from_millis(millis))
 }

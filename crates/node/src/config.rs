@@ -22,6 +22,7 @@ mod node;
 mod print;
 mod reader;
 mod sources;
+mod storage;
 mod units;
 mod value;
 
@@ -38,6 +39,7 @@ pub use node::NodeConfig;
 pub use print::{Printed, as_json, print};
 pub use reader::Entry;
 pub use sources::{Override, Sources};
+pub use storage::StorageConfig;
 pub use value::Origin;
 
 use std::collections::BTreeSet;
@@ -62,6 +64,8 @@ pub struct Config {
     pub mqtt: MqttConfig,
     /// `[limits]`.
     pub limits: LimitsConfig,
+    /// `[storage]`.
+    pub storage: StorageConfig,
     /// `[auth]`.
     pub auth: AuthConfig,
     /// `[admin]`.
@@ -132,6 +136,7 @@ fn read(reader: &mut Reader, mut root: Table) -> Config {
     let listeners = listener::read(reader, &mut root);
     let mqtt = mqtt::read(reader, &mut root);
     let limits = limits::read(reader, &mut root, &mqtt);
+    let storage = storage::read(reader, &mut root);
     let auth = auth::read(reader, &mut root);
     let admin = admin::read(reader, &mut root);
     let log = log::read(reader, &mut root);
@@ -145,6 +150,7 @@ fn read(reader: &mut Reader, mut root: Table) -> Config {
         listeners,
         mqtt,
         limits,
+        storage,
         auth,
         admin,
         log,

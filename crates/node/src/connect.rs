@@ -4,12 +4,11 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
-use std::time::Duration;
 
 use codec::{
-    ClientId, Connack, Connect, Decoder, Limits, Packet, ProtocolVersion, ReasonCode, Utf8,
+    ClientId, Connack, Connect, Decoder, Limits, Packet, ProtocolVersion, ReasonCode, Utf8, Will,
 };
-use raft_store::{Command, Epoch, Holder, Incarnation, Response, ShardId};
+use raft_store::{Command, Ending, Epoch, Holder, Incarnation, Response, ShardId};
 use session::{Input, QueueOverflow, Session, SessionLimits};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -21,14 +20,12 @@ use crate::clock;
 use crate::config;
 use crate::connection::Connection;
 use crate::count;
+use crate::end::End;
 use crate::life::Life;
 use crate::mailbox::{LiveLimits, Mailbox};
 use crate::session_place::{HostedSession, SessionPlace};
 use crate::waiter::CommandWaiter;
 use crate::wire::Wire;
-
-/// How long a client may take to send CONNECT (section 3.1.4), and the shard to answer it.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a CONNECT is refused.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +54,7 @@ pub(crate) async fn accept(broker: Arc<Broker>, stream: TcpStream, origin: Origi
         ..Limits::default()
     };
     let mut wire = Wire::new(stream, Decoder::from_client(limits));
-    let connect = match timeout(CONNECT_TIMEOUT, wire.first_packet()).await {
+    let connect = match timeout(broker.config.mqtt.connect_timeout, wire.first_packet()).await {
         Ok(Ok(Some(Packet::Connect(connect)))) => *connect,
         Ok(Ok(_)) | Err(_) => return,
         Ok(Err(error)) => {
@@ -108,7 +105,7 @@ async fn open(
     life.propose(shard, &command, CommandWaiter::Task(sender));
     let answered = life
         .ended
-        .run_until_cancelled(timeout(CONNECT_TIMEOUT, &mut answer))
+        .run_until_cancelled(timeout(broker.config.mqtt.connect_timeout, &mut answer))
         .await;
     let response = answered.and_then(Result::ok).and_then(Result::ok);
     let opened = match response {
@@ -167,7 +164,7 @@ async fn begin(
             cause: "no_lease",
         };
         life.registry.close(client.holder.connection);
-        client.record_closed(&broker, &life, None);
+        client.record_closed(&broker, &life, &End::ClientGone);
         return refuse(wire, version, &client.origin, refused).await;
     }
     if opened.formers {
@@ -205,13 +202,16 @@ fn admit(broker: &Broker, connect: &Connect, anonymous: bool) -> Result<Terms, R
     if !anonymous {
         return refused(ReasonCode::NotAuthorized, "anonymous");
     }
-    if connect.will.is_some() {
-        return refused(
-            ReasonCode::ImplementationSpecificError,
-            "wills_not_available",
-        );
-    }
     let config = &broker.config;
+    if let Some(will) = &connect.will {
+        if will.message.retain && !config.mqtt.retain_available {
+            // [MQTT-3.2.2-13]
+            return refused(ReasonCode::RetainNotSupported, "retain");
+        }
+        if !config.mqtt.accepts_topic(will.message.topic.as_str()) {
+            return refused(ReasonCode::TopicNameInvalid, "topic");
+        }
+    }
     let v5 = connect.version == ProtocolVersion::V5;
     let assigned = connect.client_id.is_empty();
     let name = if assigned {
@@ -291,6 +291,10 @@ fn connect_command(connect: &Connect, terms: &Terms, holder: Holder) -> raft_sto
         session_expiry_interval_s: terms.session_expiry_interval_s,
         receive_maximum: terms.receive_maximum,
         limits: terms.limits,
+        will: connect.will.as_ref().map(|will| Will {
+            message: will.message.detached(),
+            delay_interval_s: will.delay_interval_s,
+        }),
     }
 }
 
@@ -338,8 +342,9 @@ fn connack(broker: &Broker, connect: &Connect, terms: &Terms, session_present: b
         connack.session_expiry_interval = Some(terms.session_expiry_interval_s);
     }
     connack.receive_maximum = NonZeroU16::new(config.receive_maximum);
-    connack.retain_available = Some(false);
-    connack.shared_subscription_available = Some(false);
+    // Absent means available.
+    connack.retain_available = (!config.retain_available).then_some(false);
+    connack.shared_subscription_available = (!config.shared_subscriptions).then_some(false);
     connack.maximum_packet_size = NonZeroU32::new(config.max_packet_size);
     connack.topic_alias_maximum = Some(config.topic_alias_maximum);
     if terms.assigned {
@@ -381,6 +386,7 @@ async fn close_when_open(
             client_id,
             epoch,
             session_expiry_interval_s: None,
+            ending: Ending::Abnormal,
         };
         life.propose(shard, &command, CommandWaiter::None);
     }

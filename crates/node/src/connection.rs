@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use codec::{Disconnect, Packet, ProtocolVersion, ReasonCode, TopicName};
-use raft_store::{Acknowledgement, Command, Refusal, Response, ShardId};
+use raft_store::{Acknowledgement, Command, Ending, Refusal, Response, ShardId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -25,7 +25,9 @@ use crate::end::End;
 use crate::lease::LeaseState;
 use crate::life::{Destination, Life};
 use crate::mailbox::{Mail, Mailbox};
-use crate::publish::PendingPublishes;
+use crate::member::{Handed, return_mail};
+use crate::publish::{ParkedPublish, PendingPublishes};
+use crate::retained::RetainedReads;
 use crate::session_place::SessionPlace;
 use crate::subscribe::PendingSubscriptions;
 use crate::waiter::CommandWaiter;
@@ -56,6 +58,12 @@ pub(crate) struct Connection {
     pub(crate) publishes: PendingPublishes,
     /// Its SUBSCRIBEs and UNSUBSCRIBEs that are not acknowledged yet.
     pub(crate) subscriptions: PendingSubscriptions,
+    /// A retained PUBLISH that is being stored; nothing more is taken from the client meanwhile.
+    pub(crate) parked: Option<Box<ParkedPublish>>,
+    /// Retained messages that it reads for new subscriptions.
+    pub(crate) retained: RetainedReads,
+    /// Messages for shared subscriptions that its session has not settled.
+    pub(crate) handed: Handed,
     /// Its own name for the next thing that it waits for.
     next_tag: u64,
     /// Answers and receipts that are still to come.
@@ -68,7 +76,7 @@ pub(crate) struct Connection {
     pub(crate) discarded: VecDeque<Acknowledgement>,
     had_capacity: bool,
     last_packet: Instant,
-    mail: VecDeque<Mail>,
+    pub(crate) mail: VecDeque<Mail>,
 }
 
 impl Connection {
@@ -89,6 +97,9 @@ impl Connection {
             place,
             publishes: PendingPublishes::default(),
             subscriptions: PendingSubscriptions::default(),
+            parked: None,
+            retained: RetainedReads::default(),
+            handed: Handed::new(),
             next_tag: 1,
             outstanding: 0,
             topic_aliases: BTreeMap::new(),
@@ -135,6 +146,9 @@ impl Connection {
         }
         let reason = end.log(&self.client);
         count::connection_closed(&self.client.origin.listener, reason);
+        // From here on nobody hands it anything.
+        self.life.registry.close(self.client.holder.connection);
+        self.return_shared();
         let Self {
             broker,
             life,
@@ -153,21 +167,14 @@ impl Connection {
                 client.version,
             );
         }
-        life.registry.close(client.holder.connection);
-        place.leave(&life, &broker.dispatch.routes);
+        place.leave(&life);
         wire.farewell().await;
         if end == End::LifeOver || life.ended.is_cancelled() {
             return;
         }
-        let session_expiry_interval_s = match end {
-            End::Disconnected {
-                session_expiry_interval_s,
-            } => session_expiry_interval_s,
-            End::ClientGone | End::Closed { .. } | End::LifeOver => None,
-        };
         let drained = drain(&mailbox, outstanding);
         life.ended.run_until_cancelled(drained).await;
-        client.record_closed(&broker, &life, session_expiry_interval_s);
+        client.record_closed(&broker, &life, &end);
     }
 
     async fn run(&mut self) -> End {
@@ -241,6 +248,7 @@ impl Connection {
             self.take_mail()?;
         }
         self.take_packets()?;
+        self.read_retained()?;
         self.complete_discarded()?;
         self.propose_acknowledgements();
         if self.broker.lease.is_held() {
@@ -251,14 +259,20 @@ impl Connection {
 
     /// Mail is taken while the client reads what it is sent and the node may send.
     fn wants_mail(&self, held: bool) -> bool {
-        self.mailbox.is_closing() || (self.wire.output.len() < OUT_BYTES_HIGH && held)
+        self.mailbox.is_closing() || (self.has_room_for_output() && held)
     }
 
     /// Packets are read while the client reads what it is sent and does not send too far ahead.
     fn wants_packets(&self) -> bool {
-        self.wire.output.len() < OUT_BYTES_HIGH
+        self.has_room_for_output()
+            && self.parked.is_none()
             && !self.publishes.is_full(&self.broker.config)
-            && !self.subscriptions.is_full()
+            && !self.has_many_subscribes()
+    }
+
+    /// The client reads what it is sent.
+    pub(crate) fn has_room_for_output(&self) -> bool {
+        self.wire.output.len() < OUT_BYTES_HIGH
     }
 
     /// Without its lease the node does not process what it reads.
@@ -290,6 +304,8 @@ impl Connection {
             let counts = held || matches!(piece, Mail::Close(_));
             if result.is_ok() && counts {
                 result = self.on_mail(piece);
+            } else {
+                return_mail(&self.life, piece);
             }
         }
         self.mail = mail;
@@ -314,56 +330,86 @@ impl Connection {
             Mail::Resumed {
                 resend,
                 subscriptions,
+                awaiting_pubrel,
             } => {
-                self.on_resumed(resend, &subscriptions);
+                self.on_resumed(resend, &subscriptions, awaiting_pubrel);
+                Ok(())
+            }
+            Mail::Resync { in_flight } => {
+                self.on_resync(in_flight);
                 Ok(())
             }
             Mail::Send {
+                position,
                 packet_id,
                 delivery,
             } => {
-                self.on_send(packet_id, &delivery);
+                self.on_send(position, packet_id, &delivery);
                 Ok(())
             }
             Mail::SendPubrel {
                 packet_id,
                 reason_code,
+                pubrec_position,
             } => {
-                self.send_pubrel(packet_id, reason_code);
+                self.on_send_pubrel(packet_id, reason_code, pubrec_position);
                 Ok(())
             }
             Mail::Live(delivery) => self.on_live(delivery),
+            Mail::LiveShared(shared) => self.on_live_shared(*shared),
+            Mail::Shared { tag, outcome } => self
+                .publishes
+                .shared(tag, outcome)
+                .or_else(|refusal| self.on_refused(refusal)),
             Mail::Close(reason) => Err(End::by(reason)),
         }
     }
 
     fn on_answer(&mut self, tag: u64, index: u64, response: &Response) -> Result<(), End> {
         match response {
-            Response::Refused(Refusal::StaleEpoch) => {
-                Err(End::closed(ReasonCode::SessionTakenOver, "takeover"))
-            }
-            Response::Refused(Refusal::StaleIncarnation) => {
-                self.life.ended.cancel();
-                Err(End::LifeOver)
-            }
-            Response::Refused(Refusal::Malformed) => {
-                tracing::error!(tag, index, "a shard could not read a command of this node");
-                Err(End::closed(
-                    ReasonCode::ImplementationSpecificError,
-                    "internal",
-                ))
+            Response::Refused(refusal) => {
+                if *refusal == Refusal::Malformed {
+                    tracing::error!(tag, index, "a shard could not read a command of this node");
+                }
+                self.on_refused(*refusal)
             }
             Response::Subscribed { .. } | Response::Unsubscribed { .. } => {
                 self.on_subscription_answer(tag, index, response);
                 Ok(())
             }
-            Response::Done
-            | Response::NodeUp { .. }
+            Response::RetainedDelivered { dropped } => {
+                self.on_retained_delivered(tag, *dropped);
+                Ok(())
+            }
+            Response::Done => {
+                self.on_done(tag);
+                Ok(())
+            }
+            Response::NodeUp { .. }
             | Response::Connected { .. }
             | Response::Published { .. }
             | Response::Received { .. }
             | Response::ReceiveMaximumExceeded
+            | Response::RetainedSet { .. }
+            | Response::RetainedFull
+            | Response::Claimed { .. }
+            | Response::TookOutbox { .. }
             | Response::Released { .. } => self.on_publish_answer(tag, response),
+        }
+    }
+
+    /// What this connection sends has no effect any more.
+    fn on_refused(&self, refusal: Refusal) -> Result<(), End> {
+        match refusal {
+            Refusal::StaleEpoch => Err(End::closed(ReasonCode::SessionTakenOver, "takeover")),
+            Refusal::StaleIncarnation => {
+                self.life.ended.cancel();
+                Err(End::LifeOver)
+            }
+            Refusal::Malformed => Err(End::closed(
+                ReasonCode::ImplementationSpecificError,
+                "internal",
+            )),
         }
     }
 
@@ -444,8 +490,15 @@ impl Connection {
             );
         }
         let max = self.broker.config.mqtt.session_expiry_max_s;
+        // With any other reason the client wants its will published [MQTT-3.14.4-3].
+        let ending = if disconnect.reason_code == ReasonCode::Success {
+            Ending::Normal
+        } else {
+            Ending::Abnormal
+        };
         End::Disconnected {
             session_expiry_interval_s: interval.map(|s| s.min(max)),
+            ending,
         }
     }
 

@@ -72,6 +72,8 @@ pub(crate) fn dropped_by_session(cause: DropCause) {
         DropCause::QueueFullNewest | DropCause::QueueFullOldest => "queue_full",
         DropCause::Offline => "offline",
         DropCause::SessionEnded => "session_ended",
+        DropCause::Expired => "expired",
+        DropCause::NoMember => "no_member",
     });
 }
 

@@ -1,9 +1,13 @@
 //! Messages to the client, and what it acknowledges.
 
-use codec::{Ack, Packet, PacketId, PublishHeader, Qos, ReasonCode, TopicFilter, TopicForm};
+use std::sync::Arc;
+
+use codec::{
+    Ack, Packet, PacketId, PublishHeader, Qos, ReasonCode, Timestamp, TopicFilter, TopicForm,
+};
 use codec::{encode_publish, encoded_publish_len};
 use raft_store::{Acknowledgement, Command};
-use session::{Delivery, Input, Output, Resend, Subscription};
+use session::{Body, Delivery, DropCause, Input, Output, Resend, StoredMessage, Subscription};
 
 use crate::clock;
 use crate::connection::Connection;
@@ -17,6 +21,7 @@ impl Connection {
         &mut self,
         resend: Vec<Resend>,
         subscriptions: &[(TopicFilter, Subscription)],
+        awaiting_pubrel: Vec<PacketId>,
     ) {
         let connection = self.client.holder.connection;
         for (filter, subscription) in subscriptions {
@@ -26,8 +31,41 @@ impl Connection {
         }
         if let SessionPlace::Hosted(hosted) = &mut self.place {
             hosted.resend = resend.into();
+            hosted.awaiting_pubrel.extend(awaiting_pubrel);
+            hosted.subscriptions = subscriptions.len();
         }
         self.send_again();
+    }
+
+    /// A snapshot took the place of entries that this node did not see: sends what they would have
+    /// sent. Nothing of it was sent before on this connection, so nothing is a repeat.
+    pub(crate) fn on_resync(&mut self, in_flight: Vec<Resend>) {
+        for missed in in_flight {
+            let SessionPlace::Hosted(hosted) = &self.place else {
+                return;
+            };
+            match missed {
+                Resend::Publish {
+                    position,
+                    packet_id,
+                    delivery,
+                } => {
+                    if position > hosted.sent_position && !hosted.waits_to_be_resent(position) {
+                        self.on_send(position, packet_id, &delivery);
+                    }
+                }
+                Resend::Pubrel {
+                    pubrec_position,
+                    packet_id,
+                    ..
+                } => {
+                    if pubrec_position > hosted.pubrel_position {
+                        let success = ReasonCode::Success;
+                        self.on_send_pubrel(packet_id, success, Some(pubrec_position));
+                    }
+                }
+            }
+        }
     }
 
     /// Sends what is in flight as far as the client's Receive Maximum allows [MQTT-4.4.0-1].
@@ -42,16 +80,21 @@ impl Connection {
             let waits = |resend: &Resend| full && matches!(resend, Resend::Publish { .. });
             match hosted.resend.pop_front_if(|resend| !waits(resend)) {
                 Some(Resend::Publish {
+                    position,
                     packet_id,
                     delivery,
-                    ..
                 }) => {
                     hosted.resent.insert(packet_id);
+                    hosted.sent_position = hosted.sent_position.max(position);
                     count::redelivered();
-                    self.send_publish(Some(packet_id), &delivery, Transmission::Repeated);
+                    self.send_hosted(packet_id, &delivery, Transmission::Repeated);
                 }
-                Some(Resend::Pubrel { packet_id, .. }) => {
-                    self.send_pubrel(packet_id, ReasonCode::Success);
+                Some(Resend::Pubrel {
+                    packet_id,
+                    pubrec_position,
+                    ..
+                }) => {
+                    self.on_send_pubrel(packet_id, ReasonCode::Success, Some(pubrec_position));
                 }
                 None => return,
             }
@@ -59,15 +102,75 @@ impl Connection {
     }
 
     /// A hosted session's new message.
-    pub(crate) fn on_send(&mut self, packet_id: PacketId, delivery: &Delivery) {
-        self.send_publish(Some(packet_id), delivery, Transmission::First);
+    pub(crate) fn on_send(&mut self, position: u64, packet_id: PacketId, delivery: &Delivery) {
+        if let SessionPlace::Hosted(hosted) = &mut self.place {
+            hosted.sent_position = hosted.sent_position.max(position);
+        }
+        self.send_hosted(packet_id, delivery, Transmission::First);
+    }
+
+    /// A hosted session's PUBREL.
+    pub(crate) fn on_send_pubrel(
+        &mut self,
+        packet_id: PacketId,
+        reason_code: ReasonCode,
+        pubrec_position: Option<u64>,
+    ) {
+        if let (SessionPlace::Hosted(hosted), Some(position)) = (&mut self.place, pubrec_position) {
+            hosted.pubrel_position = hosted.pubrel_position.max(position);
+        }
+        self.send_pubrel(packet_id, reason_code);
+    }
+
+    /// A message of the session's shard, which measures its lifetime by shard time.
+    fn send_hosted(
+        &mut self,
+        packet_id: PacketId,
+        delivery: &Delivery,
+        transmission: Transmission,
+    ) {
+        let Some(stored) = self.content(&delivery.body) else {
+            // The session is over: a `Close` is on its way.
+            tracing::debug!(
+                packet_id = packet_id.get(),
+                "the body of a delivery is gone"
+            );
+            return;
+        };
+        self.note_version(&stored);
+        let now = match stored.expires_at {
+            Some(_) => self.shard_time(),
+            None => Timestamp::ZERO,
+        };
+        let waited_s = stored.waited_s(now);
+        self.send_publish(Some(packet_id), delivery, (&stored, waited_s), transmission);
+    }
+
+    fn shard_time(&self) -> Timestamp {
+        let shard = self.broker.shards.shard(self.client.shard);
+        shard.map_or(Timestamp::ZERO, |shard| shard.leader_time())
+    }
+
+    /// The message of a hosted session's delivery: in memory, or from this node's disk.
+    fn content(&self, body: &Body) -> Option<Arc<StoredMessage>> {
+        let reference = match body {
+            Body::Here(stored) => return Some(Arc::clone(stored)),
+            Body::Stored(reference) => reference,
+        };
+        let shard = self.broker.shards.shard(self.client.shard)?;
+        tokio::task::block_in_place(|| shard.message(reference.id))
     }
 
     /// A message on the live plane.
     pub(crate) fn on_live(&mut self, delivery: Delivery) -> Result<(), End> {
+        let Body::Here(stored) = &delivery.body else {
+            return Ok(());
+        };
+        let stored = Arc::clone(stored);
+        self.note_version(&stored);
         match &mut self.place {
             SessionPlace::Hosted(_) => {
-                self.send_publish(None, &delivery, Transmission::First);
+                self.send_at_most_once(&delivery);
                 Ok(())
             }
             SessionPlace::Transient(session) => {
@@ -78,8 +181,32 @@ impl Connection {
         }
     }
 
+    /// A message that a hosted session gets at QoS 0.
+    pub(crate) fn send_at_most_once(&mut self, delivery: &Delivery) {
+        let now = clock::timestamp();
+        if delivery.body.is_expired(now) {
+            count::dropped_by_session(DropCause::Expired);
+            return;
+        }
+        self.send_live_copy(None, delivery, now);
+    }
+
+    /// A message whose lifetime is measured by this node's clock.
+    fn send_live_copy(&mut self, packet_id: Option<PacketId>, delivery: &Delivery, now: Timestamp) {
+        if let Body::Here(stored) = &delivery.body {
+            let stored = Arc::clone(stored);
+            let waited_s = stored.waited_s(now);
+            self.send_publish(
+                packet_id,
+                delivery,
+                (&stored, waited_s),
+                Transmission::First,
+            );
+        }
+    }
+
     /// What a transient session says is to be done.
-    fn carry_out(&mut self, outputs: Vec<Output>) -> Result<(), End> {
+    pub(crate) fn carry_out(&mut self, outputs: Vec<Output>) -> Result<(), End> {
         for output in outputs {
             match output {
                 Output::Send {
@@ -87,8 +214,10 @@ impl Connection {
                     delivery,
                     ..
                 } => {
-                    self.send_publish(packet_id, &delivery, Transmission::First);
+                    self.send_live_copy(packet_id, &delivery, clock::timestamp());
                 }
+                Output::Released { body } => self.shared_done(body),
+                Output::Reassign { delivery, .. } => self.shared_returned(&delivery),
                 Output::SendPubrel {
                     packet_id,
                     reason_code,
@@ -105,7 +234,6 @@ impl Connection {
                 Output::Dropped { cause } => count::dropped_by_session(cause),
                 Output::Queued { .. }
                 | Output::Completed { .. }
-                | Output::Released { .. }
                 | Output::Received { .. }
                 | Output::ReceiveMaximumExceeded
                 | Output::PubrelAnswered { .. }
@@ -121,6 +249,7 @@ impl Connection {
         &mut self,
         packet_id: Option<PacketId>,
         delivery: &Delivery,
+        (stored, waited_s): (&StoredMessage, u32),
         transmission: Transmission,
     ) {
         let header = PublishHeader {
@@ -133,10 +262,10 @@ impl Connection {
             retain: delivery.retain,
             packet_id,
             topic_form: TopicForm::Name,
-            waited_s: 0,
+            waited_s,
             subscription_identifiers: &delivery.identifiers,
         };
-        let message = &delivery.body.message;
+        let message = &stored.message;
         let version = self.client.version;
         let bytes = encoded_publish_len(&header, message, version).unwrap_or(usize::MAX);
         if bytes > self.client.packet_bytes_max {

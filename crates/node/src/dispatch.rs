@@ -6,17 +6,24 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
-use raft_store::{Applied, Command, Effect, Holder, Incarnation, NodeId, ShardId};
+use raft_store::{
+    Applied, Command, Effect, Holder, Incarnation, NodeId, OutboxTarget, ShardId, Shards,
+    WaitingItem,
+};
+use session::Body;
 use tokio::sync::Notify;
 
+use crate::clock;
 use crate::count;
 use crate::fences::{OverFence, OverFences};
 use crate::life::Life;
 use crate::mailbox::Mail;
+use crate::registry::LiveMessage;
 use crate::routes::RouteMap;
+use crate::shared::{Claimed, SharedMessage};
 use crate::waiter::CommandWaiter;
 
 /// Brings effects to their receivers.
@@ -24,7 +31,9 @@ use crate::waiter::CommandWaiter;
 pub(crate) struct Dispatch {
     node: NodeId,
     /// The route table follows what is applied.
-    pub(crate) routes: RouteMap,
+    pub(crate) routes: Arc<RouteMap>,
+    /// This node's replicas, once they have started.
+    shards: OnceLock<Weak<Shards>>,
     life: RwLock<Option<Arc<Life>>>,
     /// A life of some node began or ended.
     pub(crate) lives_changed: Notify,
@@ -48,7 +57,8 @@ impl Dispatch {
     pub(crate) fn new(node: NodeId, shards: u16) -> Self {
         Self {
             node,
-            routes: RouteMap::new(shards),
+            routes: Arc::new(RouteMap::new(shards)),
+            shards: OnceLock::new(),
             life: RwLock::new(None),
             lives_changed: Notify::new(),
             over: RwLock::new(BTreeMap::new()),
@@ -59,6 +69,12 @@ impl Dispatch {
             leads: (0..shards).map(|_| AtomicBool::new(false)).collect(),
             outbox_taken: (0..shards).map(|_| AtomicU64::new(0)).collect(),
         }
+    }
+
+    /// The replicas have started.
+    pub(crate) fn set_shards(&self, shards: &Arc<Shards>) {
+        // Once per process; a second call would bring the same.
+        drop(self.shards.set(Arc::downgrade(shards)));
     }
 
     /// This node's current life.
@@ -116,36 +132,44 @@ impl Dispatch {
         taken.map_or(0, |taken| taken.load(Ordering::Acquire))
     }
 
-    /// One applied entry.
-    pub(crate) fn on_applied(&self, shard: ShardId, index: u64, applied: Applied) {
-        self.routes.on_applied(shard, index, &applied.effects);
+    /// One applied entry: what each of its batches did.
+    pub(crate) fn on_applied(&self, shard: ShardId, index: u64, entry: Vec<Applied>) {
+        // All route changes first: from then on the entry counts as seen.
+        let effects = entry.iter().flat_map(|applied| &applied.effects);
+        self.routes.on_applied(shard, index, effects);
         let life = self.life();
-        if let Some(proposer) = life.as_ref().and_then(|life| life.proposer(shard)) {
-            proposer.on_applied(index, &applied);
-        }
-        for effect in applied.effects {
-            self.carry_out(shard, life.as_deref(), effect);
+        for applied in entry {
+            if let Some(proposer) = life.as_ref().and_then(|life| life.proposer(shard)) {
+                proposer.on_applied(index, &applied);
+            }
+            for effect in applied.effects {
+                self.carry_out(shard, life.as_ref(), effect);
+            }
         }
     }
 
-    fn carry_out(&self, shard: ShardId, life: Option<&Life>, effect: Effect) {
+    fn carry_out(&self, shard: ShardId, life: Option<&Arc<Life>>, effect: Effect) {
         match effect {
             Effect::Resumed {
                 holder,
                 resend,
                 subscriptions,
+                awaiting_pubrel,
             } => {
                 self.mail(life, &holder, || Mail::Resumed {
                     resend,
                     subscriptions,
+                    awaiting_pubrel,
                 });
             }
             Effect::Send {
                 holder,
+                position,
                 packet_id,
                 delivery,
             } => {
                 self.mail(life, &holder, || Mail::Send {
+                    position,
                     packet_id,
                     delivery,
                 });
@@ -154,11 +178,16 @@ impl Dispatch {
                 holder,
                 packet_id,
                 reason_code,
+                pubrec_position,
             } => {
                 self.mail(life, &holder, || Mail::SendPubrel {
                     packet_id,
                     reason_code,
+                    pubrec_position,
                 });
+            }
+            Effect::Resync { holder, in_flight } => {
+                self.mail(life, &holder, || Mail::Resync { in_flight });
             }
             Effect::Close { holder, reason } => {
                 self.mail(life, &holder, || Mail::Close(reason));
@@ -178,10 +207,7 @@ impl Dispatch {
             } => {
                 let Some(life) = life else { return };
                 if node == self.node && incarnation == life.id.incarnation {
-                    life.registry.deliver(&item.publisher, &item.body.message);
-                    if let Some(taken) = self.outbox_taken.get(usize::from(shard.0)) {
-                        taken.store(number, Ordering::Release);
-                    }
+                    self.take_outbox_item(shard, life, number, item);
                 }
             }
             // The route table took them already.
@@ -202,8 +228,44 @@ impl Dispatch {
         }
     }
 
+    /// An item of an outbox for this life. After an installed snapshot all that wait come again.
+    fn take_outbox_item(&self, shard: ShardId, life: &Arc<Life>, number: u64, item: WaitingItem) {
+        let Some(taken) = self.outbox_taken.get(usize::from(shard.0)) else {
+            return;
+        };
+        if number <= taken.load(Ordering::Acquire) {
+            return;
+        }
+        let shards = self.shards.get().and_then(Weak::upgrade);
+        let replica = shards.as_ref().and_then(|shards| shards.shard(shard));
+        let stored = match &item.body {
+            Body::Here(stored) => Some(Arc::clone(stored)),
+            Body::Stored(reference) => replica.and_then(|replica| replica.message(reference.id)),
+        };
+        taken.store(number, Ordering::Release);
+        let Some(stored) = stored else { return };
+        // In the time of this node instead of the shard's.
+        let expires_at = stored.expires_at.zip(replica).map(|(expires_at, replica)| {
+            let now = replica.leader_time();
+            clock::in_millis(expires_at.as_millis().saturating_sub(now.as_millis()))
+        });
+        let Some(share) = item.share else {
+            let live_message = LiveMessage {
+                message: &stored.message,
+                expires_at,
+                retained_version: stored.retained_version,
+            };
+            life.registry.deliver(&item.publisher, &live_message);
+            return;
+        };
+        let message = stored.message.clone();
+        let shared = SharedMessage::owned(item.publisher, Arc::new(share), message, expires_at);
+        let target = OutboxTarget::Node(self.node, life.id.incarnation);
+        Claimed::claim(life, shard, (target, number), shared);
+    }
+
     /// Mail for a connection of this life of this node.
-    fn mail(&self, life: Option<&Life>, holder: &Holder, mail: impl FnOnce() -> Mail) {
+    fn mail(&self, life: Option<&Arc<Life>>, holder: &Holder, mail: impl FnOnce() -> Mail) {
         let Some(life) = life else { return };
         if holder.node != self.node || holder.incarnation != life.id.incarnation {
             return;
@@ -214,7 +276,7 @@ impl Dispatch {
     }
 
     /// Shard 0 alone decides which lives there are.
-    fn node_up(&self, shard: ShardId, life: Option<&Life>, node: NodeId, begun: Incarnation) {
+    fn node_up(&self, shard: ShardId, life: Option<&Arc<Life>>, node: NodeId, begun: Incarnation) {
         if shard != ShardId::ZERO {
             return;
         }
@@ -235,7 +297,7 @@ impl Dispatch {
     fn tell_other_shards(
         &self,
         shard: ShardId,
-        life: Option<&Life>,
+        life: Option<&Arc<Life>>,
         node: NodeId,
         ended: Incarnation,
     ) {
@@ -263,7 +325,13 @@ impl Dispatch {
         }
     }
 
-    fn node_down(&self, shard: ShardId, life: Option<&Life>, node: NodeId, ended: Incarnation) {
+    fn node_down(
+        &self,
+        shard: ShardId,
+        life: Option<&Arc<Life>>,
+        node: NodeId,
+        ended: Incarnation,
+    ) {
         self.tell_other_shards(shard, life, node, ended);
         if shard != ShardId::ZERO {
             return;
@@ -284,6 +352,7 @@ impl Dispatch {
             } else if let Some(link) = life.links.get(&node) {
                 link.end(ended);
             }
+            life.on_shared_life_ended(node, ended);
         }
         self.lives_changed.notify_waiters();
     }

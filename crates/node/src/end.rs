@@ -1,7 +1,7 @@
 //! Why a connection ends, and what its client is told.
 
 use codec::ReasonCode;
-use raft_store::CloseReason;
+use raft_store::{CloseReason, Ending};
 
 use crate::client::Client;
 
@@ -14,6 +14,8 @@ pub(crate) enum End {
     Disconnected {
         /// Overrides CONNECT's interval.
         session_expiry_interval_s: Option<u32>,
+        /// What becomes of its will.
+        ending: Ending,
     },
     /// The broker closes it, telling a v5 client why.
     Closed {
@@ -44,6 +46,18 @@ impl End {
             Self::ClientGone | Self::Disconnected { .. } => None,
             Self::Closed { reason_code, .. } => Some(*reason_code),
             Self::LifeOver => Some(ReasonCode::UseAnotherServer),
+        }
+    }
+
+    /// The interval of the DISCONNECT, and what becomes of the will: anything but a normal DISCONNECT
+    /// publishes it [MQTT-3.1.2-8].
+    pub(crate) fn of_session(&self) -> (Option<u32>, Ending) {
+        match self {
+            Self::Disconnected {
+                session_expiry_interval_s,
+                ending,
+            } => (*session_expiry_interval_s, *ending),
+            Self::ClientGone | Self::Closed { .. } | Self::LifeOver => (None, Ending::Abnormal),
         }
     }
 

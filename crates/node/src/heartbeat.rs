@@ -1,10 +1,9 @@
 //! Heartbeats between all nodes: they carry the lease, and what a node must have seen to hold it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use codec::TopicFilter;
 use raft_store::{Incarnation, NodeId, ShardId, peer_channel};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tonic::Code;
@@ -15,6 +14,7 @@ use crate::clock;
 use crate::count;
 use crate::lease::Seen;
 use crate::life::Life;
+use crate::peers::announcements;
 use crate::proto::peers_client::PeersClient;
 use crate::proto::{
     AnnouncedReply, AnnouncedRequest, AnnouncementPosition, HeartbeatReply, HeartbeatRequest,
@@ -170,15 +170,12 @@ async fn fetch_announcements(
     let AnnouncedReply {
         position: Some(position),
         filters,
+        members,
     } = reply.into_inner()
     else {
         return;
     };
-    let filters: Result<BTreeSet<TopicFilter>, _> = filters
-        .iter()
-        .map(|filter| TopicFilter::try_from(filter.as_str()))
-        .collect();
-    match filters {
+    match announcements(&filters, &members) {
         Ok(filters) => {
             let position = (Incarnation(position.incarnation), position.number);
             life.peer_up(node, position.0);

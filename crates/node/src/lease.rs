@@ -14,6 +14,7 @@ use raft_store::{Incarnation, NodeId, ShardId};
 use tokio::sync::watch;
 
 use crate::clock;
+use crate::visibility::Change;
 
 /// What a node must have applied before an answered heartbeat counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +40,20 @@ impl Seen {
                 .is_some_and(|seen| seen >= position)
         });
         shards && nodes
+    }
+
+    /// A change that is to be covered as well.
+    pub(crate) fn add(&mut self, change: Change) {
+        match change {
+            Change::Shard(shard, index) => {
+                let known = self.subscription_index.entry(shard).or_default();
+                *known = (*known).max(index);
+            }
+            Change::Announcement(life, number) => {
+                let known = self.announced.entry(life.node).or_default();
+                *known = (*known).max((life.incarnation, number));
+            }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! One life of this node in the cluster: its incarnation, and everything that ends with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,7 +13,9 @@ use crate::link::Link;
 use crate::proto::live_item::Kind as ItemKind;
 use crate::proto::{Announcement, AnnouncementSnapshot};
 use crate::registry::Registry;
-use crate::routes::RouteMap;
+use crate::routes::{Announcements, RouteMap};
+use crate::shared::HeldShared;
+use crate::visibility::AwaitingSeen;
 use crate::waiter::CommandWaiter;
 
 /// Names one life of one node.
@@ -32,6 +34,8 @@ pub(crate) enum Destination {
     Shard(ShardId),
     /// The live stream to a peer.
     Peer(NodeId),
+    /// What this life holds for members of shared subscriptions.
+    Shared,
 }
 
 /// One life of this node.
@@ -39,12 +43,18 @@ pub(crate) enum Destination {
 pub(crate) struct Life {
     /// Its name.
     pub(crate) id: LifeId,
+    /// The node's route table.
+    pub(crate) routes: Arc<RouteMap>,
     /// Its connections.
     pub(crate) registry: Registry,
+    /// Messages that members of shared subscriptions have not acknowledged.
+    pub(crate) held: HeldShared,
     /// Its streams to the peers.
     pub(crate) links: BTreeMap<NodeId, Arc<Link>>,
     proposers: Vec<Arc<Proposer<CommandWaiter>>>,
     announcer: Mutex<Announcer>,
+    /// Its connections that wait for their subscriptions to be visible.
+    pub(crate) awaiting_seen: AwaitingSeen,
     /// Per peer: the newest life whose stream has reached this one.
     heard: Mutex<BTreeMap<NodeId, Incarnation>>,
     ready: AtomicBool,
@@ -58,7 +68,7 @@ pub(crate) struct Life {
 #[derive(Debug, Default)]
 struct Announcer {
     number: u64,
-    filters: BTreeMap<TopicFilter, usize>,
+    filters: Announcements,
 }
 
 impl Life {
@@ -66,6 +76,7 @@ impl Life {
     pub(crate) fn begin(
         id: LifeId,
         shards: u16,
+        routes: &Arc<RouteMap>,
         peers: &BTreeMap<NodeId, String>,
         cluster: &str,
         forwarder: &Arc<Forwarder>,
@@ -84,10 +95,13 @@ impl Life {
             .collect();
         let life = Arc::new(Self {
             id,
+            routes: Arc::clone(routes),
             registry: Registry::default(),
+            held: HeldShared::default(),
             links,
             proposers,
             announcer: Mutex::new(Announcer::default()),
+            awaiting_seen: AwaitingSeen::default(),
             heard: Mutex::new(BTreeMap::new()),
             ready: AtomicBool::new(false),
             ended: CancellationToken::new(),
@@ -126,6 +140,7 @@ impl Life {
         match destination {
             Destination::Shard(shard) => self.proposer(shard).is_some_and(|queue| queue.is_full()),
             Destination::Peer(peer) => self.links.get(&peer).is_some_and(|queue| queue.is_full()),
+            Destination::Shared => self.held.is_full(),
         }
     }
 
@@ -142,6 +157,7 @@ impl Life {
                     link.ready().await;
                 }
             }
+            Destination::Shared => self.held.ready().await,
         }
     }
 
@@ -171,15 +187,16 @@ impl Life {
     }
 
     /// A transient session needs a filter. Returns the announcement that covers it.
-    pub(crate) fn announce(&self, routes: &RouteMap, filter: &TopicFilter) -> u64 {
+    pub(crate) fn announce(&self, filter: &TopicFilter) -> u64 {
         let mut announcer = self
             .announcer
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let count = announcer.filters.entry(filter.detached()).or_insert(0);
         *count = count.saturating_add(1);
-        if *count == 1 {
-            self.send_announcement(&mut announcer, routes, filter, true);
+        let count = *count;
+        if count == 1 || filter.is_shared() {
+            self.send_announcement(&mut announcer, filter, count);
         }
         // Counted already: covered by an announcement up to the newest one.
         announcer.number
@@ -194,7 +211,7 @@ impl Life {
     }
 
     /// A transient session needs a filter no longer.
-    pub(crate) fn retract(&self, routes: &RouteMap, filter: &TopicFilter) {
+    pub(crate) fn retract(&self, filter: &TopicFilter) {
         let mut announcer = self
             .announcer
             .lock()
@@ -203,28 +220,30 @@ impl Life {
             return;
         };
         *count = count.saturating_sub(1);
-        if *count == 0 {
+        let count = *count;
+        if count == 0 {
             announcer.filters.remove(filter);
-            self.send_announcement(&mut announcer, routes, filter, false);
+        }
+        if count == 0 || filter.is_shared() {
+            self.send_announcement(&mut announcer, filter, count);
         }
     }
 
-    /// To this node's own table and to every peer, in the same order for all.
-    fn send_announcement(
-        &self,
-        announcer: &mut Announcer,
-        routes: &RouteMap,
-        filter: &TopicFilter,
-        added: bool,
-    ) {
+    /// To this node's own table and to every peer, in the same order for all. Of filters that are not
+    /// shared nobody needs the count.
+    fn send_announcement(&self, announcer: &mut Announcer, filter: &TopicFilter, count: u32) {
         announcer.number = announcer.number.saturating_add(1);
         let number = announcer.number;
-        routes.announced_one(self.id.node, (self.id.incarnation, number), filter, added);
+        let members = members(filter, count);
+        let position = (self.id.incarnation, number);
+        self.routes
+            .announced_one(self.id.node, position, filter, members);
         for link in self.links.values() {
             let announcement = Announcement {
                 number,
-                added,
+                added: members > 0,
                 filter: filter.as_str().to_owned(),
+                members,
             };
             link.send(
                 ItemKind::Announcement(announcement),
@@ -250,6 +269,7 @@ impl Life {
                 .keys()
                 .map(|filter| filter.as_str().to_owned())
                 .collect(),
+            members: announcer.filters.values().copied().collect(),
         };
         link.restart(incarnation, ItemKind::Snapshot(snapshot));
     }
@@ -270,7 +290,18 @@ impl Life {
     }
 
     /// This node's own announcements begin: none.
-    pub(crate) fn begin_announcing(&self, routes: &RouteMap) {
-        routes.announced_all(self.id.node, (self.id.incarnation, 0), BTreeSet::new());
+    pub(crate) fn begin_announcing(&self) {
+        let position = (self.id.incarnation, 0);
+        self.routes
+            .announced_all(self.id.node, position, Announcements::new());
+    }
+}
+
+/// How many members of a filter are announced.
+fn members(filter: &TopicFilter, count: u32) -> u32 {
+    if filter.is_shared() {
+        count
+    } else {
+        count.min(1)
     }
 }

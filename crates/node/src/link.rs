@@ -132,20 +132,26 @@ impl Link {
     }
 
     /// Queues an item; `waiter` is answered when the peer has received it, or at once if the peer
-    /// has no life.
-    pub(crate) fn send(&self, kind: ItemKind, bytes: usize, waiter: Option<LiveWaiter>) {
+    /// has no life. Returns the life that the item is for.
+    pub(crate) fn send(
+        &self,
+        kind: ItemKind,
+        bytes: usize,
+        waiter: Option<LiveWaiter>,
+    ) -> Option<Incarnation> {
         {
             let mut queue = self.lock();
-            if queue.to.is_some() {
+            if let Some(to) = queue.to {
                 push(&mut queue, kind, bytes, waiter);
                 drop(queue);
                 self.queued.notify_one();
-                return;
+                return Some(to);
             }
         }
         if let Some(waiter) = waiter {
             waiter.received();
         }
+        None
     }
 
     /// The peer's life that items are for.

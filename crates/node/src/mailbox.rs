@@ -13,6 +13,8 @@ use raft_store::{CloseReason, Response};
 use session::{Delivery, Resend, Subscription};
 use tokio::sync::Notify;
 
+use crate::shared::{Shared, SharedOrigin};
+
 /// One piece of mail.
 #[derive(Debug)]
 pub(crate) enum Mail {
@@ -41,9 +43,18 @@ pub(crate) enum Mail {
         resend: Vec<Resend>,
         /// The session's subscriptions.
         subscriptions: Vec<(TopicFilter, Subscription)>,
+        /// QoS 2 ids of the client that it has not released.
+        awaiting_pubrel: Vec<PacketId>,
+    },
+    /// A snapshot was installed: what is in flight, of which the connection sends what it has not.
+    Resync {
+        /// In flight, in original order.
+        in_flight: Vec<Resend>,
     },
     /// A hosted session sends a PUBLISH.
     Send {
+        /// Position in the session's order.
+        position: u64,
         /// Packet id.
         packet_id: PacketId,
         /// What.
@@ -55,9 +66,20 @@ pub(crate) enum Mail {
         packet_id: PacketId,
         /// 0x00 or 0x92.
         reason_code: ReasonCode,
+        /// Place in the order of PUBRECs.
+        pubrec_position: Option<u64>,
     },
     /// A message on the live plane.
     Live(Delivery),
+    /// A message for this member of a shared subscription, held elsewhere until it is settled.
+    LiveShared(Box<SharedDelivery>),
+    /// What became of a message that the connection published to a shared subscription.
+    Shared {
+        /// The connection's own name for what it waits for.
+        tag: u64,
+        /// What became of it.
+        outcome: Shared,
+    },
     /// Close the connection.
     Close(CloseReason),
 }
@@ -66,15 +88,26 @@ impl Mail {
     /// How many of the things that the connection waits for this answers.
     pub(crate) fn answers(&self) -> u64 {
         match self {
-            Self::Answer { .. } | Self::Received { .. } => 1,
+            Self::Answer { .. } | Self::Received { .. } | Self::Shared { .. } => 1,
             Self::Visible { .. }
             | Self::Resumed { .. }
+            | Self::Resync { .. }
             | Self::Send { .. }
             | Self::SendPubrel { .. }
             | Self::Live(_)
+            | Self::LiveShared(_)
             | Self::Close(_) => 0,
         }
     }
+}
+
+/// A message for one member of a shared subscription.
+#[derive(Debug)]
+pub(crate) struct SharedDelivery {
+    /// The copy.
+    pub(crate) delivery: Delivery,
+    /// Who holds the message.
+    pub(crate) origin: SharedOrigin,
 }
 
 /// How much live mail may wait.
@@ -91,7 +124,8 @@ pub(crate) struct LiveLimits {
 pub(crate) enum LiveOutcome {
     /// It waits for the connection.
     Taken,
-    /// The mailbox is full: a QoS 0 message is dropped, at QoS 1 or 2 the connection is closed.
+    /// The mailbox is full: a QoS 0 message is dropped, at QoS 1 or 2 the connection is closed, one
+    /// for a shared subscription goes to somebody else.
     Full,
 }
 
@@ -140,29 +174,40 @@ impl Mailbox {
         }
     }
 
-    /// Hands over a live message if there is room.
-    pub(crate) fn push_live(&self, delivery: Delivery) -> LiveOutcome {
-        let bytes = delivery.body.message.size();
+    /// Hands over a live message of `bytes` if there is room.
+    pub(crate) fn push_live(&self, delivery: Delivery, bytes: usize) -> LiveOutcome {
         let qos = delivery.qos;
-        let outcome = {
+        let outcome = self.push_bounded(Mail::Live(delivery), bytes);
+        if outcome == LiveOutcome::Full && qos != Qos::AtMostOnce {
+            self.push(Mail::Close(CloseReason::QueueFull));
+        }
+        outcome
+    }
+
+    /// Hands over a message for this member of a shared subscription. Where it is full, another
+    /// member may not be.
+    pub(crate) fn push_shared(&self, shared: SharedDelivery, bytes: usize) -> LiveOutcome {
+        self.push_bounded(Mail::LiveShared(Box::new(shared)), bytes)
+    }
+
+    fn push_bounded(&self, mail: Mail, bytes: usize) -> LiveOutcome {
+        let was_empty = {
             let mut queue = self.lock();
             let full = queue.live_messages >= self.limits.messages_max
                 || queue.live_bytes.saturating_add(bytes) > self.limits.bytes_max;
             if full {
-                LiveOutcome::Full
-            } else {
-                queue.live_messages = queue.live_messages.saturating_add(1);
-                queue.live_bytes = queue.live_bytes.saturating_add(bytes);
-                queue.mail.push_back(Mail::Live(delivery));
-                LiveOutcome::Taken
+                return LiveOutcome::Full;
             }
+            queue.live_messages = queue.live_messages.saturating_add(1);
+            queue.live_bytes = queue.live_bytes.saturating_add(bytes);
+            let was_empty = queue.mail.is_empty();
+            queue.mail.push_back(mail);
+            was_empty
         };
-        match outcome {
-            LiveOutcome::Taken => self.arrived.notify_one(),
-            LiveOutcome::Full if qos == Qos::AtMostOnce => {}
-            LiveOutcome::Full => self.push(Mail::Close(CloseReason::QueueFull)),
+        if was_empty {
+            self.arrived.notify_one();
         }
-        outcome
+        LiveOutcome::Taken
     }
 
     /// Takes everything that waits; `into` must be empty.

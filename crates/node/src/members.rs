@@ -43,13 +43,14 @@ pub(crate) async fn live(broker: Arc<Broker>) {
         let life = Life::begin(
             id,
             broker.shards.count(),
+            &broker.dispatch.routes,
             &broker.members,
             &broker.config.cluster.name,
             &broker.forwarder,
         );
         broker.lease.reset();
         broker.dispatch.set_life(Some(Arc::clone(&life)));
-        life.begin_announcing(&broker.dispatch.routes);
+        life.begin_announcing();
         for (peer, incarnation) in broker.live_nodes() {
             life.peer_up(peer, incarnation);
         }

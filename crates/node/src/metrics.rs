@@ -76,7 +76,7 @@ pub const CLOSE_REASONS: [&str; 11] = [
 ];
 
 /// Values of `reason` in [`MESSAGES_DROPPED_TOTAL`].
-pub const DROP_REASONS: [&str; 10] = [
+pub const DROP_REASONS: [&str; 12] = [
     "no_subscriber",
     "queue_full",
     "expired",
@@ -87,6 +87,8 @@ pub const DROP_REASONS: [&str; 10] = [
     "peer_queue_full",
     "offline",
     "session_ended",
+    "retained_full",
+    "no_member",
 ];
 
 /// The type of a metric.

@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use raft_store::{Command, OutboxTarget, ProposerId, Response, ShardId};
+use raft_store::{Command, OutboxItem, OutboxTarget, ProposerId, Response, ShardId};
 use tokio::time::{sleep, timeout};
 
 use crate::broker::Broker;
 use crate::waiter::CommandWaiter;
+use crate::wills;
 
 /// Items in one batch at most.
 const ITEMS_MAX: usize = 512;
@@ -54,20 +55,22 @@ pub(crate) async fn drain(broker: Arc<Broker>, source: ShardId, target: ShardId)
 async fn drain_batch(broker: &Broker, source: ShardId, target: ShardId, taken: u64) -> Option<u64> {
     let local = broker.shards.shard(source)?;
     let to = OutboxTarget::Shard(target);
-    let items = local.with_machine(|machine| machine.outbox_items(to, taken, ITEMS_MAX, BYTES_MAX));
+    let settled = local.with_machine(|machine| machine.outbox_settled(to));
+    let items = local.outbox_items(to, taken, ITEMS_MAX, BYTES_MAX);
     let (first, _) = items.front()?;
     let (first, last) = (*first, items.back().map_or(*first, |(number, _)| *number));
     let items = items.into_iter().map(|(_, item)| item).collect();
     let command = [Command::TakeOutbox {
         source,
+        settled,
         first,
         items,
     }];
     let written = broker
         .write(target, ProposerId::Outbox { source }, &command)
         .await;
-    match written.as_deref().map(<[Response]>::first) {
-        Ok(Some(Response::Done)) => {}
+    let refused = match written.as_deref().map(<[Response]>::first) {
+        Ok(Some(Response::TookOutbox { refused })) => refused.clone(),
         Ok(answer) => {
             tracing::error!(%source, %target, ?answer, "outbox items were refused");
             sleep(RETRY_PAUSE).await;
@@ -78,16 +81,52 @@ async fn drain_batch(broker: &Broker, source: ShardId, target: ShardId, taken: u
             sleep(RETRY_PAUSE).await;
             return Some(taken);
         }
-    }
-    // Lazily: a lost `Taken` only means that the items are offered again.
+    };
+    let is_complete = refused.is_empty();
     let trim = [Command::Taken {
         target: to,
         upto: last,
+        refused,
     }];
-    if let Err(error) = broker.propose_idempotent(source, &trim).await {
-        tracing::debug!(%source, %target, %error, "outbox not trimmed yet");
+    match broker.propose_idempotent(source, &trim).await {
+        Ok(_) => Some(last),
+        // Lazily: what is lost here is covered by the next one, or the items are offered again. What
+        // was refused is known to nobody else: those must be offered again, and are refused again.
+        Err(error) => {
+            tracing::debug!(%source, %target, %error, "outbox not trimmed yet");
+            sleep(RETRY_PAUSE).await;
+            Some(if is_complete { last } else { taken })
+        }
     }
-    Some(last)
+}
+
+/// Gives the items of a shard a new place whose place had no member any more, as its leader, for
+/// ever.
+pub(crate) async fn place_unplaced(broker: Arc<Broker>, shard: ShardId) {
+    let Some(local) = broker.shards.shard(shard) else {
+        return;
+    };
+    loop {
+        let mut placed = false;
+        if local.is_leader() && broker.serving().is_some() {
+            let items = local.outbox_items(OutboxTarget::Unplaced, 0, ITEMS_MAX, BYTES_MAX);
+            // Looked up under the lease: a member that was told to get the message is in the table.
+            if let Some(life) = broker.serving() {
+                let place = |(number, item): (u64, OutboxItem)| Command::Place {
+                    number,
+                    to: item.share.as_ref().and_then(|filter| {
+                        wills::place_of_item(&life, filter, item.body.message.qos)
+                            .filter(|target| *target != OutboxTarget::Unplaced)
+                    }),
+                };
+                let commands: Vec<Command> = items.into_iter().map(place).collect();
+                placed = !commands.is_empty()
+                    && broker.propose_idempotent(shard, &commands).await.is_ok();
+            }
+        }
+        // The place may be the one that has just refused: its table is brought up to date meanwhile.
+        sleep(if placed { RETRY_PAUSE } else { IDLE_PERIOD }).await;
+    }
 }
 
 /// Watches how much waits in the outboxes of this node's replicas: beyond the bound, connections
@@ -121,7 +160,12 @@ pub(crate) async fn report_taken(broker: Arc<Broker>) {
             }
             reported.insert(shard, report);
             let target = OutboxTarget::Node(broker.node, life.id.incarnation);
-            life.propose(shard, &Command::Taken { target, upto }, CommandWaiter::None);
+            let command = Command::Taken {
+                target,
+                upto,
+                refused: Vec::new(),
+            };
+            life.propose(shard, &command, CommandWaiter::None);
         }
     }
 }

@@ -1,6 +1,5 @@
 //! What this node answers its peers: the live plane's way in, heartbeats, and what it has seen.
 
-use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,10 +13,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::broker::Broker;
+use crate::clock;
 use crate::heartbeat::{NOT_READY, seen_to_proto};
 use crate::lease::Seen;
-use crate::life::Life;
-use crate::proto::await_seen_request::Change;
+use crate::life::{Life, LifeId};
 use crate::proto::live_ack::Kind as AckKind;
 use crate::proto::live_frame::Kind as FrameKind;
 use crate::proto::live_item::Kind as ItemKind;
@@ -25,7 +24,12 @@ use crate::proto::peers_server::{Peers, PeersServer};
 use crate::proto::{
     AnnouncedReply, AnnouncedRequest, AnnouncementPosition, AwaitSeenReply, AwaitSeenRequest,
     HeartbeatReply, HeartbeatRequest, LiveAck, LiveFrame, LiveHello, LiveItem, LivePublish,
+    LiveShared, SharedOutcomeKind,
 };
+use crate::registry::LiveMessage;
+use crate::routes::Announcements;
+use crate::shared::{SharedOrigin, SharedTaken};
+use crate::visibility::Change;
 
 /// Items taken before their acknowledgement is sent although more are waiting.
 const ITEMS_PER_ACK_MAX: u64 = 64;
@@ -232,26 +236,7 @@ impl Peers for PeerService {
         &self,
         request: Request<AwaitSeenRequest>,
     ) -> Result<Response<AwaitSeenReply>, Status> {
-        let needed = match request.into_inner().change {
-            Some(Change::Shard(position)) => {
-                let shard = u16::try_from(position.shard)
-                    .map_err(|_range| Status::invalid_argument("shard"))?;
-                Seen {
-                    subscription_index: [(ShardId(shard), position.index)].into(),
-                    ..Seen::default()
-                }
-            }
-            Some(Change::Announcement(position)) => {
-                let node = u16::try_from(position.node)
-                    .map_err(|_range| Status::invalid_argument("node"))?;
-                let position = (Incarnation(position.incarnation), position.number);
-                Seen {
-                    announced: [(NodeId(node), position)].into(),
-                    ..Seen::default()
-                }
-            }
-            None => return Err(Status::invalid_argument("change")),
-        };
+        let needed = needed(&request.into_inner())?;
         let routes = &self.broker.dispatch.routes;
         let mut changes = routes.watch();
         let seen = async {
@@ -289,9 +274,10 @@ impl Peers for PeerService {
         Ok(Response::new(AnnouncedReply {
             position: Some(position),
             filters: filters
-                .iter()
+                .keys()
                 .map(|filter| filter.as_str().to_owned())
                 .collect(),
+            members: filters.into_values().collect(),
         }))
     }
 }
@@ -364,14 +350,17 @@ impl LiveReceiver {
             ItemKind::Announcement(announcement) => {
                 let filter = filter(&announcement.filter)?;
                 let position = (self.from, announcement.number);
-                if !routes.announced_one(self.peer, position, &filter, announcement.added) {
+                let members = match (announcement.added, announcement.members) {
+                    (false, _) => 0,
+                    (true, members) => members.max(1),
+                };
+                if !routes.announced_one(self.peer, position, &filter, members) {
                     return Err(Status::data_loss("an announcement is missing"));
                 }
             }
             ItemKind::Snapshot(snapshot) => {
-                let filters: Result<BTreeSet<_>, _> =
-                    snapshot.filters.iter().map(|text| filter(text)).collect();
-                routes.announced_all(self.peer, (self.from, snapshot.number), filters?);
+                let filters = announcements(&snapshot.filters, &snapshot.members)?;
+                routes.announced_all(self.peer, (self.from, snapshot.number), filters);
                 self.broker.dispatch.lives_changed.notify_waiters();
             }
             ItemKind::Fence(fence) => {
@@ -379,6 +368,53 @@ impl LiveReceiver {
                     .registry
                     .fence(client_id(&fence.client_id)?, Epoch(fence.epoch));
             }
+            ItemKind::Shared(shared) => self.deliver_shared(shared)?,
+            ItemKind::SharedOutcome(outcome) => {
+                let at = LifeId {
+                    node: self.peer,
+                    incarnation: self.from,
+                };
+                if outcome.incarnation == self.life.id.incarnation.0 {
+                    self.life.on_shared(outcome.number, at, outcome.kind());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// For one member of a shared subscription here. What became of it is reported, unless the sender
+    /// does not keep it.
+    fn deliver_shared(&self, shared: LiveShared) -> Result<(), Status> {
+        let client_id = client_id(&shared.client_id)?;
+        let message = decode_message(shared.message)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let filter = Arc::new(filter(&shared.filter)?);
+        let from = LifeId {
+            node: self.peer,
+            incarnation: self.from,
+        };
+        let origin = (shared.number > 0).then_some(SharedOrigin {
+            life: from,
+            number: shared.number,
+        });
+        let registry = &self.life.registry;
+        let fenced = shared.epoch > 0 && registry.is_fenced(&client_id, Epoch(shared.epoch));
+        let kind = if fenced {
+            SharedOutcomeKind::Refused
+        } else {
+            let live_message = LiveMessage {
+                message: &message,
+                expires_at: shared.expires_in_ms.map(clock::in_millis),
+                retained_version: None,
+            };
+            match registry.deliver_shared(&filter, &live_message, origin) {
+                SharedTaken::Placed => SharedOutcomeKind::Placed,
+                SharedTaken::NoMember => SharedOutcomeKind::NoMember,
+                SharedTaken::Full => SharedOutcomeKind::Full,
+            }
+        };
+        if let Some(origin) = origin {
+            self.life.report_shared(origin, kind);
         }
         Ok(())
     }
@@ -392,10 +428,43 @@ impl LiveReceiver {
             .registry
             .is_fenced(&client_id, Epoch(publish.epoch))
         {
-            self.life.registry.deliver(&client_id, &message);
+            let live_message = LiveMessage {
+                message: &message,
+                expires_at: clock::expires_at(&message),
+                retained_version: publish.retained_version,
+            };
+            self.life.registry.deliver(&client_id, &live_message);
         }
         Ok(())
     }
+}
+
+fn needed(request: &AwaitSeenRequest) -> Result<Seen, Status> {
+    let mut needed = Seen::default();
+    for position in &request.shards {
+        let shard =
+            u16::try_from(position.shard).map_err(|_range| Status::invalid_argument("shard"))?;
+        needed.add(Change::Shard(ShardId(shard), position.index));
+    }
+    for position in &request.announcements {
+        let node =
+            u16::try_from(position.node).map_err(|_range| Status::invalid_argument("node"))?;
+        let life = LifeId {
+            node: NodeId(node),
+            incarnation: Incarnation(position.incarnation),
+        };
+        needed.add(Change::Announcement(life, position.number));
+    }
+    Ok(needed)
+}
+
+/// Filters with their members, as peers list them.
+pub(crate) fn announcements(filters: &[String], members: &[u32]) -> Result<Announcements, Status> {
+    let members = members.iter().copied().chain(std::iter::repeat(1));
+    let filters = filters.iter().zip(members);
+    filters
+        .map(|(text, members)| Ok((filter(text)?, members.max(1))))
+        .collect()
 }
 
 fn client_id(text: &str) -> Result<ClientId, Status> {

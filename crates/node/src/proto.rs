@@ -1,6 +1,7 @@
 //! Generated from `proto/peers.proto`.
 #![allow(
     missing_docs,
+    unnameable_types,
     unreachable_pub,
     unused_qualifications,
     clippy::all,

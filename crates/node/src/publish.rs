@@ -1,9 +1,10 @@
 //! PUBLISH from a client, top to bottom, and its acknowledgement.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use codec::{Ack, Message, Packet, PacketId, ProtocolVersion, Publish, Qos, ReasonCode, TopicName};
-use raft_store::{Command, Incarnation, NodeId, Response, ShardId, encode_message};
+use raft_store::{Command, NodeId, Refusal, Response, ShardId, encode_message};
 use session::{Input, Output};
 
 use crate::clock;
@@ -14,8 +15,13 @@ use crate::end::End;
 use crate::life::Destination;
 use crate::proto::LivePublish;
 use crate::proto::live_item::Kind as ItemKind;
+use crate::registry::LiveMessage;
+use crate::routes::Routes;
 use crate::session_place::SessionPlace;
+use crate::shared::{Shared, SharedMessage, SharedWaiter};
+use crate::shared_routes::{Place, SharedRoute};
 use crate::waiter::LiveWaiter;
+use crate::wills;
 
 /// PUBLISHes and PUBRELs of one connection that are not acknowledged yet.
 #[derive(Debug, Default)]
@@ -31,11 +37,37 @@ struct PendingPublish {
     tag: u64,
     packet_id: PacketId,
     qos: Qos,
-    /// Shards and nodes that have not answered.
+    /// Shards, nodes and groups that have not answered.
     awaited: u32,
     matched: bool,
     /// A queue was full, and the policy is to tell the publisher.
     rejected: bool,
+}
+
+/// A retained PUBLISH whose message is being stored: the packets behind it wait (G4).
+#[derive(Debug)]
+pub(crate) struct ParkedPublish {
+    tag: u64,
+    packet_id: Option<PacketId>,
+    message: Message,
+}
+
+impl PendingPublish {
+    /// Nobody has been asked yet.
+    fn new(tag: u64, packet_id: PacketId, qos: Qos) -> Self {
+        Self {
+            tag,
+            packet_id,
+            qos,
+            awaited: 0,
+            matched: false,
+            rejected: false,
+        }
+    }
+
+    fn answered(&mut self) {
+        self.awaited = self.awaited.saturating_sub(1);
+    }
 }
 
 impl PendingPublishes {
@@ -48,8 +80,25 @@ impl PendingPublishes {
     /// A node has received a message, or its life is over.
     pub(crate) fn received(&mut self, tag: u64) {
         if let Some(publish) = self.find(tag) {
-            publish.awaited = publish.awaited.saturating_sub(1);
+            publish.answered();
             publish.matched = true;
+        }
+    }
+
+    /// What became of a message for a shared subscription.
+    pub(crate) fn shared(&mut self, tag: u64, outcome: Shared) -> Result<(), Refusal> {
+        if let Some(publish) = self.find(tag) {
+            publish.answered();
+            publish.matched |= outcome == Shared::Placed;
+            if outcome == Shared::Full {
+                count::dropped("queue_full");
+                // A refused QoS 2 message would come again, also to those who have it.
+                publish.rejected |= publish.qos == Qos::AtLeastOnce;
+            }
+        }
+        match outcome {
+            Shared::Refused(refusal) => Err(refusal),
+            Shared::Placed | Shared::NoMember | Shared::Full => Ok(()),
         }
     }
 
@@ -63,12 +112,14 @@ impl PendingPublishes {
 }
 
 impl Connection {
-    /// One PUBLISH: to every shard and node that may have a subscriber. Its acknowledgement follows
-    /// when all have answered, in `acknowledge_publishes`.
+    /// One PUBLISH: to every shard and node that may have a subscriber, and to one member of each
+    /// shared subscription. Its acknowledgement follows when all have answered, in
+    /// `acknowledge_publishes`.
     pub(crate) fn on_publish(&mut self, publish: Publish) -> Result<(), End> {
         count::publish_received(publish.qos);
         let topic = self.topic_of(&publish)?;
-        if publish.retain {
+        self.check_topic(&topic)?;
+        if publish.retain && !self.broker.config.mqtt.retain_available {
             return Err(End::violation(
                 ReasonCode::RetainNotSupported,
                 "a retained PUBLISH although CONNACK said Retain Available 0 [MQTT-3.2.2-14]",
@@ -76,33 +127,110 @@ impl Connection {
         }
         let packet_id = publish.packet_id;
         let message = publish.into_message(topic);
+        if let (Qos::ExactlyOnce, Some(packet_id)) = (message.qos, packet_id)
+            && !self.is_first(packet_id)?
+        {
+            self.answer_repeat(packet_id, message);
+            return Ok(());
+        }
+        if message.retain {
+            self.set_retained(packet_id, message);
+        } else {
+            self.hand_on(packet_id, message, None);
+        }
+        Ok(())
+    }
+
+    /// Stores a retained message in its topic's shard; `hand_on` follows the answer, and until then
+    /// nothing more is taken from the client.
+    fn set_retained(&mut self, packet_id: Option<PacketId>, message: Message) {
+        let tag = self.tag();
+        let shard = self.broker.shard_of_topic(&message.topic);
+        let command = Command::SetRetained {
+            client_id: self.client.client_id.clone(),
+            epoch: Some(self.client.epoch),
+            message: message.clone(),
+            limits: self.broker.retained_limits(),
+        };
+        self.parked = Some(Box::new(ParkedPublish {
+            tag,
+            packet_id,
+            message,
+        }));
+        self.command(shard, tag, &command);
+    }
+
+    /// The topic's shard has stored the message, or has no room for it.
+    fn on_retained_answer(&mut self, tag: u64, version: Option<u64>) {
+        let Some(parked) = self.parked.take_if(|parked| parked.tag == tag) else {
+            return;
+        };
+        let ParkedPublish {
+            packet_id, message, ..
+        } = *parked;
+        if version.is_some() {
+            self.hand_on(packet_id, message, version);
+            return;
+        }
+        count::dropped("retained_full");
+        if let Some(packet_id) = packet_id {
+            self.refuse_publish(packet_id, message.qos);
+        }
+    }
+
+    /// A message that was not stored and goes to nobody. 5.0 publishers at QoS 1 and 2 learn it.
+    fn refuse_publish(&mut self, packet_id: PacketId, qos: Qos) {
+        if self.client.version == ProtocolVersion::V5
+            && let SessionPlace::Transient(session) = &mut self.place
+        {
+            // No PUBREL follows a PUBREC that refuses [MQTT-4.3.3-4].
+            let now = clock::timestamp();
+            session.apply(now, Input::Pubrel { packet_id }, &mut Vec::new());
+        }
+        let tag = self.tag();
+        self.publishes.publishes.push_back(PendingPublish {
+            rejected: true,
+            ..PendingPublish::new(tag, packet_id, qos)
+        });
+    }
+
+    /// A new message to everybody who may have a subscriber.
+    fn hand_on(
+        &mut self,
+        packet_id: Option<PacketId>,
+        message: Message,
+        retained_version: Option<u64>,
+    ) {
         let routes = self
             .broker
             .dispatch
             .routes
             .route(&message.topic, message.qos);
-        match (message.qos, packet_id) {
-            (Qos::AtLeastOnce, Some(packet_id)) => {
-                self.publish_everywhere(packet_id, &message, &routes.shards, &routes.nodes);
+        match (message.qos, packet_id, &self.place) {
+            (Qos::ExactlyOnce, Some(packet_id), SessionPlace::Hosted(_)) => {
+                self.receive_exactly_once(packet_id, message, routes, retained_version);
             }
-            (Qos::ExactlyOnce, Some(packet_id)) => match &self.place {
-                SessionPlace::Hosted(_) => {
-                    self.receive_exactly_once(packet_id, message, routes.shards, &routes.nodes);
-                }
-                SessionPlace::Transient(_) => {
-                    if self.is_first(packet_id)? {
-                        self.publish_everywhere(packet_id, &message, &routes.shards, &routes.nodes);
-                    } else {
-                        self.answer_repeat(packet_id);
-                    }
-                }
-            },
+            (Qos::AtLeastOnce | Qos::ExactlyOnce, Some(packet_id), _) => {
+                self.publish_everywhere(packet_id, &message, routes, retained_version);
+            }
             // The decoder gives every other PUBLISH a packet id.
-            (Qos::AtMostOnce | Qos::AtLeastOnce | Qos::ExactlyOnce, _) => {
-                self.send_live(&message, &routes.nodes, None);
+            (Qos::AtMostOnce | Qos::AtLeastOnce | Qos::ExactlyOnce, _, _) => {
+                self.send_live(&message, &routes.nodes, None, retained_version);
+                self.send_shared(&message, routes.shared, None);
             }
         }
-        Ok(())
+    }
+
+    /// Limits of this node that are no rules of the standard.
+    fn check_topic(&self, topic: &TopicName) -> Result<(), End> {
+        let mqtt = &self.broker.config.mqtt;
+        if mqtt.accepts_topic(topic.as_str()) {
+            return Ok(());
+        }
+        Err(End::violation(
+            ReasonCode::TopicNameInvalid,
+            "a topic beyond max_topic_levels or max_topic_length",
+        ))
     }
 
     /// The topic by name, or by an alias of this connection [MQTT-3.3.2-7].
@@ -139,44 +267,86 @@ impl Connection {
         &mut self,
         packet_id: PacketId,
         message: &Message,
-        shards: &[ShardId],
-        nodes: &[NodeId],
+        routes: Routes,
+        retained_version: Option<u64>,
     ) {
         let tag = self.tag();
-        self.propose_to_shards(tag, message, shards);
-        let (remote, matched_here) = self.send_live(message, nodes, Some(tag));
-        let asked = u32::try_from(shards.len()).unwrap_or(u32::MAX);
+        self.propose_to_shards(tag, message, &routes.shards, retained_version);
+        let (remote, matched_here) =
+            self.send_live(message, &routes.nodes, Some(tag), retained_version);
+        let groups = self.send_shared(message, routes.shared, Some(tag));
+        let asked = u32::try_from(routes.shards.len()).unwrap_or(u32::MAX);
         self.publishes.publishes.push_back(PendingPublish {
-            tag,
-            packet_id,
-            qos: message.qos,
-            awaited: asked.saturating_add(remote),
+            awaited: asked.saturating_add(remote).saturating_add(groups),
             matched: matched_here,
-            rejected: false,
+            ..PendingPublish::new(tag, packet_id, message.qos)
         });
     }
 
     /// One `Publish` per shard concerned; each answers under the same tag.
-    fn propose_to_shards(&mut self, tag: u64, message: &Message, shards: &[ShardId]) {
+    fn propose_to_shards(
+        &mut self,
+        tag: u64,
+        message: &Message,
+        shards: &[ShardId],
+        retained_version: Option<u64>,
+    ) {
         for shard in shards {
             let command = Command::Publish {
                 client_id: self.client.client_id.clone(),
                 epoch: self.client.epoch,
                 message: message.clone(),
+                retained_version,
             };
             self.command(*shard, tag, &command);
         }
     }
 
+    /// To one member of each shared subscription that matches. Returns how many outcomes follow.
+    fn send_shared(
+        &mut self,
+        message: &Message,
+        groups: Vec<SharedRoute>,
+        tag: Option<u64>,
+    ) -> u32 {
+        let mut awaited = 0_u32;
+        for SharedRoute { filter, place } in groups {
+            let waiter = tag.map(|tag| {
+                awaited = awaited.saturating_add(1);
+                SharedWaiter {
+                    mailbox: Arc::clone(&self.mailbox),
+                    tag,
+                }
+            });
+            let publisher = (self.client.client_id.clone(), self.client.epoch);
+            let shared = SharedMessage::published(publisher, filter, message, waiter);
+            self.life.share(shared, place);
+            self.wait_if_full(Destination::Shared);
+            match place {
+                Some(Place::Shard(shard)) => self.wait_if_full(Destination::Shard(shard)),
+                Some(Place::Node(node)) => self.wait_if_full(Destination::Peer(node)),
+                None => {}
+            }
+        }
+        self.outstanding = self.outstanding.saturating_add(u64::from(awaited));
+        awaited
+    }
+
     /// To connected sessions on these nodes. Returns how many peers will confirm the receipt, and
     /// whether a session of this node matched.
-    fn send_live(&mut self, message: &Message, nodes: &[NodeId], tag: Option<u64>) -> (u32, bool) {
+    fn send_live(
+        &mut self,
+        message: &Message,
+        nodes: &[NodeId],
+        tag: Option<u64>,
+        retained_version: Option<u64>,
+    ) -> (u32, bool) {
         let mut remote = 0_u32;
         let mut matched_here = false;
         let mut encoded = None;
         for node in nodes {
             if *node == self.broker.node {
-                matched_here = self.deliver_here(message);
+                matched_here = self.deliver_here(message, retained_version);
                 continue;
             }
             let Some(link) = self.life.links.get(node) else {
@@ -194,6 +364,7 @@ impl Connection {
                 client_id: self.client.client_id.as_str().to_owned(),
                 epoch: self.client.epoch.0,
                 message,
+                retained_version,
             };
             let waiter = tag.map(|tag| {
                 remote = remote.saturating_add(1);
@@ -209,10 +380,15 @@ impl Connection {
         (remote, matched_here)
     }
 
-    fn deliver_here(&self, message: &Message) -> bool {
+    fn deliver_here(&self, message: &Message, retained_version: Option<u64>) -> bool {
         let registry = &self.life.registry;
+        let live_message = LiveMessage {
+            message,
+            expires_at: clock::expires_at(message),
+            retained_version,
+        };
         !registry.is_fenced(&self.client.client_id, self.client.epoch)
-            && registry.deliver(&self.client.client_id, message) > 0
+            && registry.deliver(&self.client.client_id, &live_message) > 0
     }
 
     /// At QoS 2 from a hosted session: its shard records the packet id and hands the message on, in
@@ -221,38 +397,42 @@ impl Connection {
         &mut self,
         packet_id: PacketId,
         message: Message,
-        shards: Vec<ShardId>,
-        nodes: &[NodeId],
+        routes: Routes,
+        retained_version: Option<u64>,
     ) {
+        if let SessionPlace::Hosted(hosted) = &mut self.place {
+            hosted.awaiting_pubrel.insert(packet_id);
+        }
         let tag = self.tag();
-        let nodes: Vec<(NodeId, Incarnation)> = nodes
-            .iter()
-            .filter_map(|node| Some((*node, self.life.incarnation_of(*node)?)))
-            .collect();
-        let matched = !shards.is_empty() || !nodes.is_empty();
+        let nodes = wills::lives(&self.life, &routes.nodes);
+        let shared = wills::shared_targets(&self.life, routes.shared, Qos::ExactlyOnce);
+        let matched = !routes.shards.is_empty() || !nodes.is_empty() || !shared.is_empty();
         let command = Command::ReceiveExactlyOnce {
             client_id: self.client.client_id.clone(),
             epoch: self.client.epoch,
             packet_id,
             message,
-            shards,
+            shards: routes.shards,
             nodes,
+            retained_version,
+            shared,
         };
         self.command(self.client.shard, tag, &command);
         self.publishes.publishes.push_back(PendingPublish {
-            tag,
-            packet_id,
-            qos: Qos::ExactlyOnce,
             awaited: 1,
             matched,
-            rejected: false,
+            ..PendingPublish::new(tag, packet_id, Qos::ExactlyOnce)
         });
     }
 
-    /// A transient session suppresses repeats in memory until PUBREL.
+    /// Whether a QoS 2 PUBLISH is a new message. A transient session remembers the packet id here,
+    /// until PUBREL.
     fn is_first(&mut self, packet_id: PacketId) -> Result<bool, End> {
-        let SessionPlace::Transient(session) = &mut self.place else {
-            return Ok(true);
+        let session = match &mut self.place {
+            SessionPlace::Hosted(hosted) => {
+                return Ok(!hosted.awaiting_pubrel.contains(&packet_id));
+            }
+            SessionPlace::Transient(session) => session,
         };
         let mut outputs = Vec::new();
         session.apply(
@@ -266,34 +446,47 @@ impl Connection {
         }
     }
 
-    /// A repeat gets its PUBREC, after those that are under way.
-    fn answer_repeat(&mut self, packet_id: PacketId) {
+    /// A repeat gets its PUBREC, after those that are under way, and changes nothing: neither is it
+    /// handed on again, nor stored again over a newer retained message. Of a hosted session its shard
+    /// has the last word.
+    fn answer_repeat(&mut self, packet_id: PacketId, message: Message) {
+        if matches!(self.place, SessionPlace::Hosted(_)) {
+            self.receive_exactly_once(packet_id, message, Routes::default(), None);
+            return;
+        }
         let tag = self.tag();
         self.publishes.publishes.push_back(PendingPublish {
-            tag,
-            packet_id,
-            qos: Qos::ExactlyOnce,
-            awaited: 0,
             matched: true,
-            rejected: false,
+            ..PendingPublish::new(tag, packet_id, Qos::ExactlyOnce)
         });
     }
 
-    /// Takes the response to a `Publish`, `ReceiveExactlyOnce` or `Release`.
+    /// Takes the response to a `Publish`, `ReceiveExactlyOnce`, `SetRetained` or `Release`.
     pub(crate) fn on_publish_answer(&mut self, tag: u64, response: &Response) -> Result<(), End> {
         match response {
             Response::Published { matched, rejected } => {
                 if let Some(publish) = self.publishes.find(tag) {
-                    publish.awaited = publish.awaited.saturating_sub(1);
+                    publish.answered();
                     publish.matched |= *matched > 0;
-                    publish.rejected |= *rejected;
+                    if *rejected {
+                        count::dropped("queue_full");
+                        publish.rejected = true;
+                    }
                 }
                 Ok(())
             }
             Response::Received { .. } => {
                 if let Some(publish) = self.publishes.find(tag) {
-                    publish.awaited = publish.awaited.saturating_sub(1);
+                    publish.answered();
                 }
+                Ok(())
+            }
+            Response::RetainedSet { version } => {
+                self.on_retained_answer(tag, Some(*version));
+                Ok(())
+            }
+            Response::RetainedFull => {
+                self.on_retained_answer(tag, None);
                 Ok(())
             }
             Response::ReceiveMaximumExceeded => Err(receive_maximum_exceeded()),
@@ -308,7 +501,10 @@ impl Connection {
             | Response::NodeUp { .. }
             | Response::Connected { .. }
             | Response::Subscribed { .. }
-            | Response::Unsubscribed { .. } => Ok(()),
+            | Response::Unsubscribed { .. }
+            | Response::RetainedDelivered { .. }
+            | Response::Claimed { .. }
+            | Response::TookOutbox { .. } => Ok(()),
         }
     }
 
@@ -319,13 +515,10 @@ impl Connection {
             .publishes
             .pop_front_if(|publish| publish.awaited == 0)
         {
-            let reason_code = match (publish.qos, publish.rejected, publish.matched) {
-                (Qos::AtLeastOnce, true, _) => {
-                    count::dropped("queue_full");
-                    ReasonCode::QuotaExceeded
-                }
-                (_, _, true) => ReasonCode::Success,
-                (_, _, false) => ReasonCode::NoMatchingSubscribers,
+            let reason_code = match (publish.rejected, publish.matched) {
+                (true, _) => ReasonCode::QuotaExceeded,
+                (false, true) => ReasonCode::Success,
+                (false, false) => ReasonCode::NoMatchingSubscribers,
             };
             let ack = Ack::new(publish.packet_id, self.for_version(reason_code));
             let packet = match publish.qos {
@@ -340,7 +533,8 @@ impl Connection {
     pub(crate) fn on_pubrel(&mut self, ack: &Ack) -> Result<(), End> {
         let packet_id = ack.packet_id;
         let reason_code = match &mut self.place {
-            SessionPlace::Hosted(_) => {
+            SessionPlace::Hosted(hosted) => {
+                hosted.awaiting_pubrel.remove(&packet_id);
                 let tag = self.tag();
                 self.publishes.releases.insert(tag, packet_id);
                 let command = Command::Release {

@@ -1,17 +1,18 @@
 //! Who is connected to this node: connection → mailbox, and their subscriptions for the live plane.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use codec::{ClientId, Message, Qos, TopicFilter};
+use codec::{ClientId, Message, Qos, Timestamp, TopicFilter};
 use dashmap::DashMap;
 use raft_store::{ConnectionId, Epoch};
-use router::Router;
-use session::{Delivery, StoredMessage, Subscription, effective_qos};
+use router::{Match, Router, SharedTable};
+use session::{Body, Delivery, StoredMessage, Subscription, effective_qos};
 
 use crate::count;
-use crate::mailbox::{LiveOutcome, Mailbox};
+use crate::mailbox::{LiveOutcome, Mailbox, SharedDelivery};
+use crate::shared::{SharedOrigin, SharedTaken};
 
 /// The connections of one life of this node.
 #[derive(Debug, Default)]
@@ -19,6 +20,8 @@ pub(crate) struct Registry {
     next_connection: AtomicU64,
     mailboxes: DashMap<ConnectionId, Arc<Mailbox>>,
     live: RwLock<LiveTable>,
+    /// Whose turn it is in a shared subscription; also names the messages for them.
+    turn: AtomicU64,
     fences: Mutex<BTreeMap<ClientId, Epoch>>,
 }
 
@@ -26,6 +29,7 @@ pub(crate) struct Registry {
 #[derive(Debug, Default)]
 struct LiveTable {
     router: Router<ConnectionId>,
+    shared: SharedTable<ConnectionId, router::Subscription>,
     connections: BTreeMap<ConnectionId, LiveConnection>,
 }
 
@@ -35,6 +39,62 @@ struct LiveConnection {
     /// Its session lives in a shard: what is effectively QoS 1 or 2 comes from there.
     hosted: bool,
     mailbox: Arc<Mailbox>,
+}
+
+impl LiveConnection {
+    /// Whether the message is for the live plane here; then it is in the mailbox, or dropped.
+    fn deliver(
+        &self,
+        matched: Match<ConnectionId>,
+        body: &Body,
+        message: &Message,
+        bytes: usize,
+    ) -> bool {
+        let qos = effective_qos(message.qos, matched.qos);
+        if self.hosted && qos != Qos::AtMostOnce {
+            return false;
+        }
+        let delivery = Delivery {
+            body: body.clone(),
+            qos,
+            retain: matched.retain_as_published && message.retain,
+            identifiers: matched.identifiers,
+            share: None,
+        };
+        if self.mailbox.push_live(delivery, bytes) == LiveOutcome::Full {
+            count::dropped("queue_full");
+        }
+        true
+    }
+
+    /// A message of `published` QoS for a shared subscription reaches this member by its node; what
+    /// a persistent session takes at QoS 1 or 2 comes from its shard.
+    fn takes_shared(&self, published: Qos, granted: Qos) -> bool {
+        !self.hosted || effective_qos(published, granted) == Qos::AtMostOnce
+    }
+}
+
+/// A message on the live plane.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LiveMessage<'a> {
+    /// The message.
+    pub(crate) message: &'a Message,
+    /// When it expires, by this node's clock.
+    pub(crate) expires_at: Option<Timestamp>,
+    /// Under which version it was stored, if it is retained.
+    pub(crate) retained_version: Option<u64>,
+}
+
+impl LiveMessage<'_> {
+    /// As the connections of this node hold it, once for all.
+    fn stored(&self, id: u64) -> StoredMessage {
+        StoredMessage {
+            id,
+            message: self.message.detached(),
+            expires_at: self.expires_at,
+            retained_version: self.retained_version,
+        }
+    }
 }
 
 impl Registry {
@@ -85,6 +145,7 @@ impl Registry {
     pub(crate) fn leave(&self, connection: ConnectionId) {
         let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
         live.router.remove(&connection);
+        live.shared.remove(&connection);
         live.connections.remove(&connection);
     }
 
@@ -100,20 +161,39 @@ impl Registry {
             identifier: subscription.identifier,
         };
         let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
-        live.router
-            .subscribe(connection, filter, subscription)
-            .is_some()
+        let replaced = if filter.is_shared() {
+            live.shared.subscribe(connection, filter, subscription)
+        } else {
+            live.router.subscribe(connection, filter, subscription)
+        };
+        replaced.is_some()
+    }
+
+    /// The filters of a connection.
+    pub(crate) fn filters(&self, connection: ConnectionId) -> BTreeSet<TopicFilter> {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        let ordinary = live.router.subscriptions(&connection);
+        let shared = live.shared.groups_of(&connection);
+        ordinary
+            .map(|(filter, _)| filter.clone())
+            .chain(shared.map(|filter| TopicFilter::clone(filter)))
+            .collect()
     }
 
     /// Removes a subscription.
     pub(crate) fn unsubscribe(&self, connection: ConnectionId, filter: &TopicFilter) {
         let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
-        live.router.unsubscribe(&connection, filter);
+        if filter.is_shared() {
+            live.shared.unsubscribe(&connection, filter);
+        } else {
+            live.router.unsubscribe(&connection, filter);
+        }
     }
 
     /// Hands a message to every connected session here that takes it on the live plane. Never waits.
     /// Returns how many matched.
-    pub(crate) fn deliver(&self, publisher: &ClientId, message: &Message) -> u32 {
+    pub(crate) fn deliver(&self, publisher: &ClientId, live_message: &LiveMessage<'_>) -> u32 {
+        let message = live_message.message;
         let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
         let mut matches = Vec::new();
         let is_publisher = |id: &ConnectionId| {
@@ -126,31 +206,66 @@ impl Registry {
         if matches.is_empty() {
             return 0;
         }
-        let body = Arc::new(StoredMessage {
-            id: 0,
-            message: message.detached(),
-        });
+        let body = Body::Here(Arc::new(live_message.stored(0)));
+        let bytes = message.size();
         let mut taken = 0_u32;
         for matched in matches {
             let Some(connection) = live.connections.get(&matched.subscriber) else {
                 continue;
             };
-            let qos = effective_qos(message.qos, matched.qos);
-            if connection.hosted && qos != Qos::AtMostOnce {
-                continue;
-            }
-            taken = taken.saturating_add(1);
-            let delivery = Delivery {
-                body: Arc::clone(&body),
-                qos,
-                retain: matched.retain_as_published && message.retain,
-                identifiers: matched.identifiers,
-            };
-            if connection.mailbox.push_live(delivery) == LiveOutcome::Full {
-                count::dropped("queue_full");
+            if connection.deliver(matched, &body, message, bytes) {
+                taken = taken.saturating_add(1);
             }
         }
         taken
+    }
+
+    /// Hands a message to one connected member of a group. Never waits.
+    pub(crate) fn deliver_shared(
+        &self,
+        filter: &Arc<TopicFilter>,
+        live_message: &LiveMessage<'_>,
+        origin: Option<SharedOrigin>,
+    ) -> SharedTaken {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        let members = live.shared.members(filter);
+        let Some(first) = router::choose(members.len(), turn) else {
+            return SharedTaken::NoMember;
+        };
+        let body = Body::Here(Arc::new(live_message.stored(turn.saturating_add(1))));
+        let mut outcome = SharedTaken::NoMember;
+        // From the one whose turn it is to the one before it.
+        let turns = members.iter().skip(first).chain(members.iter().take(first));
+        for (member, subscription) in turns {
+            let Some(connection) = live.connections.get(member) else {
+                continue;
+            };
+            let message = live_message.message;
+            if !connection.takes_shared(message.qos, subscription.options.qos) {
+                continue;
+            }
+            let delivery = Delivery {
+                body: body.clone(),
+                qos: effective_qos(message.qos, subscription.options.qos),
+                retain: subscription.options.retain_as_published && message.retain,
+                identifiers: subscription.identifier.into_iter().collect(),
+                share: Some(Arc::clone(filter)),
+            };
+            let bytes = message.size();
+            let pushed = match origin {
+                Some(origin) => {
+                    let shared = SharedDelivery { delivery, origin };
+                    connection.mailbox.push_shared(shared, bytes)
+                }
+                None => connection.mailbox.push_live(delivery, bytes),
+            };
+            match pushed {
+                LiveOutcome::Taken => return SharedTaken::Placed,
+                LiveOutcome::Full => outcome = SharedTaken::Full,
+            }
+        }
+        outcome
     }
 
     /// From now on live messages of older connections of this client are refused here.

@@ -4,7 +4,7 @@
 //! transient sessions from the announcements of the nodes that own them. The table may name too
 //! many: whoever is asked matches again on its own subscriptions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 
@@ -14,6 +14,7 @@ use router::RouteTable;
 use tokio::sync::watch;
 
 use crate::lease::Seen;
+use crate::shared_routes::{Place, SharedRoute, SharedRoutes};
 
 /// Who must be asked about one message.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ pub(crate) struct Routes {
     pub(crate) shards: Vec<ShardId>,
     /// Nodes, for the live plane.
     pub(crate) nodes: Vec<NodeId>,
+    /// Groups of shared subscriptions, of each of which one member gets it.
+    pub(crate) shared: Vec<SharedRoute>,
 }
 
 /// What one node has announced.
@@ -29,13 +32,57 @@ pub(crate) struct Routes {
 struct Announced {
     incarnation: Incarnation,
     number: u64,
-    filters: BTreeSet<TopicFilter>,
+    filters: Announcements,
+}
+
+/// Filters that a node's transient sessions need; each shared subscription with its members there,
+/// any other with 1.
+pub(crate) type Announcements = BTreeMap<TopicFilter, u32>;
+
+/// Who must be asked about what.
+#[derive(Debug, Default)]
+struct Tables {
+    routes: RouteTable<RouteTarget>,
+    shared: SharedRoutes,
+}
+
+impl Tables {
+    fn add(&mut self, filter: &TopicFilter, target: RouteTarget) {
+        if filter.is_shared() {
+            self.shared.add(filter, target, 1);
+        } else {
+            self.routes.add(filter, target);
+        }
+    }
+
+    fn remove(&mut self, filter: &TopicFilter, target: RouteTarget) {
+        if filter.is_shared() {
+            self.shared.remove(filter, target, 1);
+        } else {
+            self.routes.remove(filter, target);
+        }
+    }
+
+    /// A node announced `after` members of a filter, where there were `before`.
+    fn announced(&mut self, filter: &TopicFilter, node: NodeId, before: u32, after: u32) {
+        let target = RouteTarget::Node(node);
+        if filter.is_shared() {
+            self.shared
+                .add(filter, target, after.saturating_sub(before));
+            self.shared
+                .remove(filter, target, before.saturating_sub(after));
+        } else if before == 0 && after > 0 {
+            self.routes.add(filter, target);
+        } else if before > 0 && after == 0 {
+            self.routes.remove(filter, target);
+        }
+    }
 }
 
 /// The route table of this node.
 #[derive(Debug)]
 pub(crate) struct RouteMap {
-    table: RwLock<RouteTable<RouteTarget>>,
+    tables: RwLock<Tables>,
     announced: Mutex<BTreeMap<NodeId, Announced>>,
     /// Index of the newest entry applied, per shard.
     applied: Vec<AtomicU64>,
@@ -51,7 +98,7 @@ impl RouteMap {
             announced: BTreeMap::new(),
         };
         Self {
-            table: RwLock::new(RouteTable::new()),
+            tables: RwLock::default(),
             announced: Mutex::new(BTreeMap::new()),
             applied: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             seen: watch::Sender::new(seen),
@@ -61,11 +108,12 @@ impl RouteMap {
     /// Whom to ask about a message published at `qos`.
     pub(crate) fn route(&self, topic: &TopicName, qos: Qos) -> Routes {
         let mut targets = Vec::new();
-        {
-            let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-            table.route(topic, &mut targets);
-        }
         let mut routes = Routes::default();
+        {
+            let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+            tables.routes.route(topic, &mut targets);
+            routes.shared = tables.shared.route(topic, qos);
+        }
         for target in targets {
             match target {
                 RouteTarget::Shard(shard) => routes.shards.push(shard),
@@ -75,6 +123,8 @@ impl RouteMap {
                         routes.nodes.push(node);
                     }
                 }
+                // Of shared subscriptions alone.
+                RouteTarget::ConnectedShard(_) => {}
             }
         }
         if qos == Qos::AtMostOnce {
@@ -85,22 +135,38 @@ impl RouteMap {
         routes
     }
 
+    /// Another place for a message of a shared subscription, none of those tried.
+    pub(crate) fn shared_place(
+        &self,
+        filter: &TopicFilter,
+        qos: Qos,
+        tried: &[Place],
+    ) -> Option<Place> {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        tables.shared.place(filter, qos, tried)
+    }
+
     /// Takes the route changes of one applied entry.
-    pub(crate) fn on_applied(&self, shard: ShardId, index: u64, effects: &[Effect]) {
+    pub(crate) fn on_applied<'a>(
+        &self,
+        shard: ShardId,
+        index: u64,
+        effects: impl Iterator<Item = &'a Effect> + Clone,
+    ) {
         let is_route = |effect: &Effect| {
             matches!(
                 effect,
                 Effect::RouteAdded { .. } | Effect::RouteRemoved { .. }
             )
         };
-        let changed = effects.iter().any(is_route);
+        let changed = effects.clone().any(is_route);
         if changed {
-            let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+            let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
             for effect in effects {
                 if let Effect::RouteAdded { filter, target } = effect {
-                    table.add(filter, *target);
+                    tables.add(filter, *target);
                 } else if let Effect::RouteRemoved { filter, target } = effect {
-                    table.remove(filter, *target);
+                    tables.remove(filter, *target);
                 }
             }
         }
@@ -119,7 +185,7 @@ impl RouteMap {
         &self,
         node: NodeId,
         position: (Incarnation, u64),
-        filters: BTreeSet<TopicFilter>,
+        filters: Announcements,
     ) {
         let mut announced = self
             .announced
@@ -130,14 +196,16 @@ impl RouteMap {
         if !first && (known.incarnation, known.number) >= position {
             return;
         }
-        let target = RouteTarget::Node(node);
         {
-            let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-            for filter in filters.difference(&known.filters) {
-                table.add(filter, target);
+            let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+            for (filter, members) in &filters {
+                let before = known.filters.get(filter).copied().unwrap_or(0);
+                tables.announced(filter, node, before, *members);
             }
-            for filter in known.filters.difference(&filters) {
-                table.remove(filter, target);
+            for (filter, members) in &known.filters {
+                if !filters.contains_key(filter) {
+                    tables.announced(filter, node, *members, 0);
+                }
             }
         }
         *known = Announced {
@@ -148,13 +216,14 @@ impl RouteMap {
         self.announcement_seen(node, position);
     }
 
-    /// Takes one announcement. False: one before it is missing.
+    /// Takes one announcement; 0 members: the filter is not needed any more. False: an announcement
+    /// before this one is missing.
     pub(crate) fn announced_one(
         &self,
         node: NodeId,
         (incarnation, number): (Incarnation, u64),
         filter: &TopicFilter,
-        added: bool,
+        members: u32,
     ) -> bool {
         let mut announced = self
             .announced
@@ -172,15 +241,14 @@ impl RouteMap {
         if known.incarnation != incarnation || known.number.saturating_add(1) != number {
             return false;
         }
+        let before = if members > 0 {
+            known.filters.insert(filter.detached(), members)
+        } else {
+            known.filters.remove(filter)
+        };
         {
-            let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-            if added {
-                if known.filters.insert(filter.detached()) {
-                    table.add(filter, RouteTarget::Node(node));
-                }
-            } else if known.filters.remove(filter) {
-                table.remove(filter, RouteTarget::Node(node));
-            }
+            let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+            tables.announced(filter, node, before.unwrap_or(0), members);
         }
         known.number = number;
         self.announcement_seen(node, (incarnation, number));
@@ -191,16 +259,13 @@ impl RouteMap {
     pub(crate) fn announcements_of(
         &self,
         node: NodeId,
-    ) -> Option<((Incarnation, u64), Vec<TopicFilter>)> {
+    ) -> Option<((Incarnation, u64), Announcements)> {
         let announced = self
             .announced
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let known = announced.get(&node)?;
-        Some((
-            (known.incarnation, known.number),
-            known.filters.iter().cloned().collect(),
-        ))
+        Some(((known.incarnation, known.number), known.filters.clone()))
     }
 
     /// The transient sessions of a life of a node are gone, and its routes with them.
@@ -216,17 +281,17 @@ impl RouteMap {
             return;
         }
         let filters = std::mem::take(&mut known.filters);
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        for filter in &filters {
-            table.remove(filter, RouteTarget::Node(node));
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        for (filter, members) in &filters {
+            tables.announced(filter, node, *members, 0);
         }
         // Every announcement of that life counts as seen: it has no subscription any more.
         *known = Announced {
             incarnation,
             number: u64::MAX,
-            filters: BTreeSet::new(),
+            filters: Announcements::new(),
         };
-        drop(table);
+        drop(tables);
         self.announcement_seen(node, (incarnation, u64::MAX));
     }
 

@@ -26,7 +26,7 @@ use crate::listener::Listener;
 use crate::peers::PeerService;
 use crate::silence::{Reports, Silence};
 use crate::visibility::Visibility;
-use crate::{count, heartbeat, members, outbox};
+use crate::{count, heartbeat, members, outbox, wills};
 
 /// How often readiness is looked at.
 const HEALTH_PERIOD: Duration = Duration::from_millis(100);
@@ -64,6 +64,7 @@ impl Server {
         let shards = Shards::start(store_config(&config, members.clone()), on_applied)
             .await
             .map_err(store)?;
+        dispatch.set_shards(&shards);
         let broker = broker(config, (node, members), shards, dispatch, health)?;
         let mut server = Self {
             broker,
@@ -118,6 +119,12 @@ impl Server {
                 self.tasks
                     .spawn(outbox::drain(Arc::clone(broker), source, target));
             }
+        }
+        for shard in shards() {
+            self.tasks
+                .spawn(outbox::place_unplaced(Arc::clone(broker), shard));
+            self.tasks
+                .spawn(wills::publish_due(Arc::clone(broker), shard));
         }
         self.tasks.spawn(outbox::report_taken(Arc::clone(broker)));
         self.tasks.spawn(outbox::watch_bound(Arc::clone(broker)));

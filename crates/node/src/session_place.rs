@@ -7,7 +7,6 @@ use raft_store::Acknowledgement;
 use session::{Resend, Session};
 
 use crate::life::Life;
-use crate::routes::RouteMap;
 
 /// The session of one connection.
 #[derive(Debug)]
@@ -28,16 +27,34 @@ pub(crate) struct HostedSession {
     /// Sent again on this connection and not acknowledged: never more than the client's Receive
     /// Maximum while `resend` is not empty [MQTT-3.3.4-9].
     pub(crate) resent: BTreeSet<PacketId>,
+    /// Highest position of a PUBLISH that was sent on this connection.
+    pub(crate) sent_position: u64,
+    /// The same of PUBRECs whose PUBREL was sent.
+    pub(crate) pubrel_position: u64,
+    /// QoS 2 ids of the client that it has not released: a PUBLISH with one is a repeat.
+    pub(crate) awaiting_pubrel: BTreeSet<PacketId>,
+    /// Subscriptions of the session, as far as this connection knows.
+    pub(crate) subscriptions: usize,
+}
+
+impl HostedSession {
+    /// A PUBLISH of an earlier connection that is still to be sent again on this one.
+    pub(crate) fn waits_to_be_resent(&self, sought: u64) -> bool {
+        self.resend.iter().any(|resend| match resend {
+            Resend::Publish { position, .. } => *position == sought,
+            Resend::Pubrel { .. } => false,
+        })
+    }
 }
 
 impl SessionPlace {
     /// The connection is gone: peers need not ask for its filters any more.
-    pub(crate) fn leave(&self, life: &Life, routes: &RouteMap) {
+    pub(crate) fn leave(&self, life: &Life) {
         match self {
             Self::Hosted(_) => {}
             Self::Transient(session) => {
                 for (filter, _) in session.subscriptions() {
-                    life.retract(routes, filter);
+                    life.retract(filter);
                 }
             }
         }

@@ -3,11 +3,12 @@
 //! A SUBACK leaves when the subscription is committed (or announced) and every node that may start
 //! a PUBLISH has seen it (G5).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use codec::{
-    Packet, PacketId, Qos, ReasonCode, Suback, Subscribe, TopicFilter, Unsuback, Unsubscribe,
+    Packet, PacketId, Qos, ReasonCode, RetainHandling, Suback, Subscribe, TopicFilter, Unsuback,
+    Unsubscribe,
 };
 use raft_store::{Command, Response};
 use session::{Input, Subscription};
@@ -15,8 +16,9 @@ use session::{Input, Subscription};
 use crate::clock;
 use crate::connection::Connection;
 use crate::end::End;
+use crate::retained::Wanted;
 use crate::session_place::SessionPlace;
-use crate::visibility::Change;
+use crate::visibility::{AwaitingSeen, Change};
 
 /// SUBSCRIBEs and UNSUBSCRIBEs under way at once; then the connection is not read.
 const PENDING_MAX: usize = 64;
@@ -34,6 +36,8 @@ enum Pending {
         reason_codes: Vec<ReasonCode>,
         /// Accepted and not yet in this node's live table.
         accepted: Vec<(TopicFilter, Subscription)>,
+        /// Filters whose retained messages are to be read; `None`: no read was announced.
+        wanted: Option<Vec<Wanted>>,
     },
     Unsubscribe {
         packet_id: PacketId,
@@ -41,20 +45,56 @@ enum Pending {
     },
 }
 
+/// Room for the subscriptions of one SUBSCRIBE.
+struct Room {
+    left: usize,
+    /// Filters that the session has; looked up only where the room may not do.
+    existing: Option<BTreeSet<TopicFilter>>,
+}
+
+impl Room {
+    /// Whether one more fits. One that replaces another needs no room.
+    fn takes(&mut self, filter: &TopicFilter) -> bool {
+        let replaces = |existing: &BTreeSet<TopicFilter>| existing.contains(filter);
+        if self.existing.as_ref().is_some_and(replaces) {
+            return true;
+        }
+        let fits = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        fits
+    }
+}
+
 impl PendingSubscriptions {
-    /// As many are under way as one connection may have.
-    pub(crate) fn is_full(&self) -> bool {
-        self.pending.len() >= PENDING_MAX
+    /// How many are under way.
+    fn len(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Filters under way that were accepted.
+    fn accepted(&self) -> usize {
+        let accepted = |pending: &Pending| match pending {
+            Pending::Subscribe { accepted, .. } => accepted.len(),
+            Pending::Unsubscribe { .. } => 0,
+        };
+        self.pending.values().map(accepted).sum()
     }
 }
 
 impl Connection {
+    /// As many SUBSCRIBEs are under way as one connection may have, their retained messages included.
+    pub(crate) fn has_many_subscribes(&self) -> bool {
+        self.subscriptions.len().saturating_add(self.retained.len()) >= PENDING_MAX
+    }
+
     pub(crate) fn on_subscribe(&mut self, subscribe: Subscribe) -> Result<(), End> {
         let mut reason_codes = Vec::with_capacity(subscribe.subscriptions.len());
         let mut accepted = Vec::new();
+        let mut room = self.room(subscribe.subscriptions.len());
         for wanted in subscribe.subscriptions {
-            reason_codes.push(granted(&wanted));
-            if !wanted.filter.is_shared() {
+            let reason_code = self.granted(&wanted, &mut room);
+            reason_codes.push(reason_code);
+            if !reason_code.is_error() {
                 let subscription = Subscription {
                     options: wanted.options,
                     identifier: subscribe.subscription_identifier,
@@ -68,10 +108,16 @@ impl Connection {
             self.send_suback(packet_id, reason_codes);
             return Ok(());
         }
+        let wanted = self.wanted(&accepted);
+        if wanted.is_some() {
+            self.retained.expect();
+        }
+        let reads_retained = wanted.is_some();
         let pending = Pending::Subscribe {
             packet_id,
             reason_codes,
             accepted: accepted.clone(),
+            wanted,
         };
         self.subscriptions.pending.insert(tag, pending);
         match &self.place {
@@ -80,6 +126,7 @@ impl Connection {
                     client_id: self.client.client_id.clone(),
                     epoch: self.client.epoch,
                     filters: accepted,
+                    reads_retained,
                 };
                 self.command(self.client.shard, tag, &command);
             }
@@ -88,28 +135,86 @@ impl Connection {
         Ok(())
     }
 
+    /// What is to be read of the retained messages, as far as the packet alone says.
+    fn wanted(&self, accepted: &[(TopicFilter, Subscription)]) -> Option<Vec<Wanted>> {
+        if !self.broker.config.mqtt.retain_available {
+            return None;
+        }
+        let wanted = accepted
+            .iter()
+            .filter_map(|(filter, subscription)| Wanted::of(filter, subscription));
+        Some(wanted.collect()).filter(|wanted: &Vec<Wanted>| !wanted.is_empty())
+    }
+
+    /// How many more subscriptions the session may have.
+    fn room(&self, asked: usize) -> Room {
+        let known = match &self.place {
+            SessionPlace::Hosted(hosted) => hosted
+                .subscriptions
+                .saturating_add(self.subscriptions.accepted()),
+            SessionPlace::Transient(session) => session.subscription_count(),
+        };
+        let max = self.broker.config.mqtt.subscriptions_max;
+        let left = usize::try_from(max)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(known);
+        let registry = &self.life.registry;
+        Room {
+            left,
+            existing: (asked > left).then(|| registry.filters(self.client.holder.connection)),
+        }
+    }
+
+    /// The code for one filter [MQTT-3.9.3-1].
+    fn granted(&self, wanted: &codec::Subscription, room: &mut Room) -> ReasonCode {
+        let config = &self.broker.config.mqtt;
+        if wanted.filter.is_shared() && !config.shared_subscriptions {
+            return ReasonCode::SharedSubscriptionsNotSupported;
+        }
+        if !config.accepts_topic(wanted.filter.as_str()) {
+            return ReasonCode::TopicFilterInvalid;
+        }
+        if !room.takes(&wanted.filter) {
+            return ReasonCode::QuotaExceeded;
+        }
+        match wanted.options.qos {
+            Qos::AtMostOnce => ReasonCode::Success,
+            Qos::AtLeastOnce => ReasonCode::GrantedQos1,
+            Qos::ExactlyOnce => ReasonCode::GrantedQos2,
+        }
+    }
+
     /// A transient session's subscriptions live on this node, which announces them.
     fn subscribe_here(&mut self, tag: u64, accepted: Vec<(TopicFilter, Subscription)>) {
         let SessionPlace::Transient(session) = &mut self.place else {
             return;
         };
         let connection = self.client.holder.connection;
+        let mut existed = Vec::with_capacity(accepted.len());
         // A filter that existed may still be on its way to the peers.
         let mut newest = self.life.newest_announcement();
         for (filter, subscription) in accepted {
-            let existed = self
+            let replaced = self
                 .life
                 .registry
                 .subscribe(connection, &filter, &subscription);
-            if !existed {
-                newest = self.life.announce(&self.broker.dispatch.routes, &filter);
+            if !replaced {
+                newest = self.life.announce(&filter);
             }
+            existed.push(replaced);
             let mut outputs = Vec::new();
             let input = Input::Subscribe {
                 filter,
                 subscription,
             };
             session.apply(clock::timestamp(), input, &mut outputs);
+        }
+        if let Some(Pending::Subscribe {
+            accepted, wanted, ..
+        }) = self.subscriptions.pending.get_mut(&tag)
+        {
+            keep_new(wanted, accepted, &existed);
+            accepted.clear();
         }
         self.await_visible(tag, Change::Announcement(self.life.id, newest));
     }
@@ -119,9 +224,19 @@ impl Connection {
         let connection = self.client.holder.connection;
         let registry = &self.life.registry;
         match (self.subscriptions.pending.get_mut(&tag), response) {
-            (Some(Pending::Subscribe { accepted, .. }), Response::Subscribed { .. }) => {
+            (
+                Some(Pending::Subscribe {
+                    accepted, wanted, ..
+                }),
+                Response::Subscribed { existed },
+            ) => {
+                keep_new(wanted, accepted, existed);
                 for (filter, subscription) in std::mem::take(accepted) {
                     registry.subscribe(connection, &filter, &subscription);
+                }
+                if let SessionPlace::Hosted(hosted) = &mut self.place {
+                    let added = existed.iter().filter(|existed| !**existed).count();
+                    hosted.subscriptions = hosted.subscriptions.saturating_add(added);
                 }
                 self.await_visible(tag, Change::Shard(self.client.shard, index));
             }
@@ -134,6 +249,10 @@ impl Connection {
                 for filter in &filters {
                     registry.unsubscribe(connection, filter);
                 }
+                if let SessionPlace::Hosted(hosted) = &mut self.place {
+                    let removed = existed.iter().filter(|existed| **existed).count();
+                    hosted.subscriptions = hosted.subscriptions.saturating_sub(removed);
+                }
                 self.send_unsuback(packet_id, existed);
             }
             _ => tracing::error!(tag, "an answer that nothing waits for"),
@@ -141,25 +260,23 @@ impl Connection {
     }
 
     fn await_visible(&self, tag: u64, change: Change) {
-        let visibility = Arc::clone(&self.broker.visibility);
-        let broker = Arc::clone(&self.broker);
-        let mailbox = Arc::clone(&self.mailbox);
-        let ended = self.life.ended.clone();
-        self.life.tasks.spawn(async move {
-            let seen = visibility.announce_when_seen(broker, change, (mailbox, tag));
-            ended.run_until_cancelled(seen).await;
-        });
+        let waiter = (Arc::clone(&self.mailbox), tag);
+        AwaitingSeen::wait(&self.broker, &self.life, change, waiter);
     }
 
-    /// The change is visible everywhere: SUBACK.
+    /// The change is visible everywhere: SUBACK, then retained messages.
     pub(crate) fn on_visible(&mut self, tag: u64) {
         if let Some(Pending::Subscribe {
             packet_id,
             reason_codes,
+            wanted,
             ..
         }) = self.subscriptions.pending.remove(&tag)
         {
             self.send_suback(packet_id, reason_codes);
+            if let Some(wanted) = wanted {
+                self.begin_retained_read(wanted);
+            }
         }
     }
 
@@ -167,6 +284,9 @@ impl Connection {
         let Unsubscribe {
             packet_id, filters, ..
         } = unsubscribe;
+        for filter in &filters {
+            self.retained.forget(filter);
+        }
         match &mut self.place {
             SessionPlace::Hosted(_) => {
                 let tag = self.tag();
@@ -188,7 +308,7 @@ impl Connection {
                     if here {
                         let connection = self.client.holder.connection;
                         self.life.registry.unsubscribe(connection, &filter);
-                        self.life.retract(&self.broker.dispatch.routes, &filter);
+                        self.life.retract(&filter);
                         let mut outputs = Vec::new();
                         let input = Input::Unsubscribe { filter };
                         session.apply(clock::timestamp(), input, &mut outputs);
@@ -226,14 +346,20 @@ impl Connection {
     }
 }
 
-/// The code for one filter [MQTT-3.9.3-1].
-fn granted(wanted: &codec::Subscription) -> ReasonCode {
-    if wanted.filter.is_shared() {
-        return ReasonCode::SharedSubscriptionsNotSupported;
-    }
-    match wanted.options.qos {
-        Qos::AtMostOnce => ReasonCode::Success,
-        Qos::AtLeastOnce => ReasonCode::GrantedQos1,
-        Qos::ExactlyOnce => ReasonCode::GrantedQos2,
-    }
+/// With Retain Handling 1 only a subscription that is new reads [MQTT-3.3.1-10].
+fn keep_new(
+    wanted: &mut Option<Vec<Wanted>>,
+    accepted: &[(TopicFilter, Subscription)],
+    existed: &[bool],
+) {
+    let Some(wanted) = wanted else { return };
+    let old: BTreeSet<&TopicFilter> = accepted
+        .iter()
+        .zip(existed)
+        .filter(|((_, subscription), existed)| {
+            **existed && subscription.options.retain_handling == RetainHandling::SendIfNew
+        })
+        .map(|((filter, _), _)| filter)
+        .collect();
+    wanted.retain(|wanted| !old.contains(wanted.filter()));
 }

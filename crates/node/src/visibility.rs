@@ -5,7 +5,7 @@
 //! before it has applied it.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -15,14 +15,16 @@ use tokio::time::sleep;
 use tonic::transport::Channel;
 
 use crate::broker::Broker;
-use crate::life::LifeId;
+use crate::lease::Seen;
+use crate::life::{Life, LifeId};
 use crate::mailbox::{Mail, Mailbox};
-use crate::proto::await_seen_request::Change as ProtoChange;
 use crate::proto::peers_client::PeersClient;
 use crate::proto::{AnnouncementPosition, AwaitSeenRequest, ShardPosition};
 
 /// Pause before a peer that could not be asked is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// Questions to the peers under way at once; what comes meanwhile is asked together.
+const ROUNDS_MAX: usize = 16;
 
 /// A subscription change.
 #[derive(Clone, Copy, Debug)]
@@ -52,26 +54,12 @@ impl Visibility {
         Ok(Self { clients })
     }
 
-    /// Waits until the change is visible, then says so to the connection under `tag`.
-    pub(crate) async fn announce_when_seen(
-        &self,
-        broker: Arc<Broker>,
-        change: Change,
-        (mailbox, tag): (Arc<Mailbox>, u64),
-    ) {
-        while !self.seen(&broker, change).await {
-            // Too few nodes were up; ask again those that are by now.
-            sleep(RETRY_PAUSE).await;
-        }
-        mailbox.push(Mail::Visible { tag });
-    }
-
     /// One round. False: every peer was asked, and fewer than a majority have seen the change.
-    async fn seen(&self, broker: &Broker, change: Change) -> bool {
+    async fn seen(&self, broker: &Broker, needed: &Seen) -> bool {
         let mut asked: FuturesUnordered<_> = self
             .clients
             .iter()
-            .map(|(peer, client)| ask(broker, *peer, client.clone(), change))
+            .map(|(peer, client)| ask(broker, *peer, client.clone(), needed))
             .collect();
         let mut seen = 1_usize;
         let mut long_over = broker.long_over();
@@ -99,6 +87,75 @@ impl Visibility {
             () = sleep(broker.lease.duration()) => {}
         }
         true
+    }
+}
+
+/// The connections of one life that wait until a change of theirs is visible. However many there
+/// are, only so many questions are under way, each for everything that had gathered (G9).
+#[derive(Debug, Default)]
+pub(crate) struct AwaitingSeen {
+    gathered: Mutex<Gathered>,
+}
+
+#[derive(Debug, Default)]
+struct Gathered {
+    /// The newest change in each shard, and the newest announcement: who has seen it has seen all.
+    needed: Seen,
+    waiters: Vec<(Arc<Mailbox>, u64)>,
+    rounds: usize,
+}
+
+impl AwaitingSeen {
+    /// Tells the connection by `Mail::Visible` when the change is visible.
+    pub(crate) fn wait(
+        broker: &Arc<Broker>,
+        life: &Arc<Life>,
+        change: Change,
+        waiter: (Arc<Mailbox>, u64),
+    ) {
+        let begins = {
+            let mut gathered = life.awaiting_seen.lock();
+            gathered.needed.add(change);
+            gathered.waiters.push(waiter);
+            let begins = gathered.rounds < ROUNDS_MAX;
+            gathered.rounds = gathered.rounds.saturating_add(usize::from(begins));
+            begins
+        };
+        if begins {
+            let (broker, ended) = (Arc::clone(broker), life.ended.clone());
+            let this = Arc::clone(life);
+            life.tasks.spawn(async move {
+                let rounds = this.awaiting_seen.rounds(&broker);
+                ended.run_until_cancelled(rounds).await;
+            });
+        }
+    }
+
+    /// Asks for what has gathered until nothing is left.
+    async fn rounds(&self, broker: &Broker) {
+        while let Some((needed, waiters)) = self.take() {
+            while !broker.visibility.seen(broker, &needed).await {
+                // Too few nodes were up; ask again those that are by now.
+                sleep(RETRY_PAUSE).await;
+            }
+            for (mailbox, tag) in waiters {
+                mailbox.push(Mail::Visible { tag });
+            }
+        }
+    }
+
+    fn take(&self) -> Option<(Seen, Vec<(Arc<Mailbox>, u64)>)> {
+        let mut gathered = self.lock();
+        if gathered.waiters.is_empty() {
+            gathered.rounds = gathered.rounds.saturating_sub(1);
+            return None;
+        }
+        let needed = std::mem::take(&mut gathered.needed);
+        Some((needed, std::mem::take(&mut gathered.waiters)))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Gathered> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -131,15 +188,13 @@ async fn ask(
     broker: &Broker,
     peer: NodeId,
     mut client: PeersClient<Channel>,
-    change: Change,
+    needed: &Seen,
 ) -> Answer {
     loop {
         if !broker.live_nodes().contains_key(&peer) {
             return Answer::Down(peer);
         }
-        let asked = client.await_seen(AwaitSeenRequest {
-            change: Some(to_proto(change)),
-        });
+        let asked = client.await_seen(to_proto(needed));
         match tokio::time::timeout(broker.lease.duration(), asked).await {
             Ok(Ok(reply)) if reply.get_ref().seen => {
                 let long_over = reply.into_inner().long_over.into_iter();
@@ -152,16 +207,20 @@ async fn ask(
     }
 }
 
-fn to_proto(change: Change) -> ProtoChange {
-    match change {
-        Change::Shard(shard, index) => ProtoChange::Shard(ShardPosition {
-            shard: u32::from(shard.0),
-            index,
-        }),
-        Change::Announcement(life, number) => ProtoChange::Announcement(AnnouncementPosition {
-            node: u32::from(life.node.0),
-            incarnation: life.incarnation.0,
-            number,
-        }),
+fn to_proto(needed: &Seen) -> AwaitSeenRequest {
+    let shards = needed.subscription_index.iter();
+    let shards = shards.map(|(shard, index)| ShardPosition {
+        shard: u32::from(shard.0),
+        index: *index,
+    });
+    let announcements = needed.announced.iter();
+    let announcements = announcements.map(|(node, (incarnation, number))| AnnouncementPosition {
+        node: u32::from(node.0),
+        incarnation: incarnation.0,
+        number: *number,
+    });
+    AwaitSeenRequest {
+        shards: shards.collect(),
+        announcements: announcements.collect(),
     }
 }

@@ -7,6 +7,7 @@ use raft_store::{Response, Waiter};
 use tokio::sync::oneshot;
 
 use crate::mailbox::{Mail, Mailbox};
+use crate::shared::{Claimed, ShardOffer};
 
 /// Waits for the response to a command.
 #[derive(Debug)]
@@ -18,6 +19,10 @@ pub(crate) enum CommandWaiter {
         /// Its own name for the command.
         tag: u64,
     },
+    /// A message for a member of a shared subscription in that shard.
+    Shared(Box<ShardOffer>),
+    /// An item of an outbox that this node wants to hand to a member.
+    Claim(Box<Claimed>),
     /// A task.
     Task(oneshot::Sender<Response>),
     /// Nobody.
@@ -34,6 +39,8 @@ impl Waiter for CommandWaiter {
                     response,
                 });
             }
+            Self::Shared(offer) => offer.answered(&response),
+            Self::Claim(claimed) => claimed.answered(&response),
             // The task may have stopped waiting; then nobody needs the answer.
             Self::Task(task) => drop(task.send(response)),
             Self::None => {}

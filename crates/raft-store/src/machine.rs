@@ -234,6 +234,18 @@ impl Machine {
         self.sessions.len()
     }
 
+    /// Messages that wait behind the window of a session of this shard.
+    #[must_use]
+    pub fn queue_len(&self, client_id: &ClientId) -> usize {
+        self.session(client_id).map_or(0, Session::queue_len)
+    }
+
+    /// The newest version that a retained message of this shard was given; 0 before the first.
+    #[must_use]
+    pub fn newest_retained_version(&self) -> u64 {
+        self.next_version.saturating_sub(1)
+    }
+
     /// Decides whether a batch is new, a repeat, or from a life that is over.
     fn admit(&mut self, batch: &Batch, effects: &mut Vec<Effect>) -> Admission {
         let (node, incarnation) = match batch.proposer {

@@ -1,5 +1,6 @@
 //! One shard on this node: its Raft group and its replica, behind a handle without type parameters.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,16 +10,17 @@ use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError,
 use openraft::metrics::{RaftMetrics, RaftServerMetrics};
 use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{Instant as _, ReadPolicy};
+use session::{Body, StoredMessage};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::Batch;
 use crate::clock::since_boot;
-use crate::command::Answers;
+use crate::command::{Answers, OutboxItem, OutboxTarget, WaitingItem};
 use crate::entry::Proposal;
 use crate::error::WriteError;
 use crate::ids::{NodeId, ShardId};
-use crate::machine::Machine;
+use crate::machine::{BodyLookup, Machine};
 use crate::state_machine::{Replica, StateMachine};
 use crate::type_config::TypeConfig;
 
@@ -237,6 +239,37 @@ impl Shard {
     /// back into this shard.
     pub fn with_machine<R>(&self, read: impl FnOnce(&Machine) -> R) -> R {
         self.replica.with_machine(read)
+    }
+
+    /// The content of a body.
+    #[must_use]
+    pub fn message(&self, id: u64) -> Option<Arc<StoredMessage>> {
+        match self.with_machine(|machine| machine.body(id)) {
+            BodyLookup::Here(stored) => Some(stored),
+            BodyLookup::Stored | BodyLookup::Gone => None,
+        }
+    }
+
+    /// Items of one outbox target after a number, at most `max_items` and about `max_bytes`.
+    #[must_use]
+    pub fn outbox_items(
+        &self,
+        target: OutboxTarget,
+        after: u64,
+        max_items: usize,
+        max_bytes: usize,
+    ) -> VecDeque<(u64, OutboxItem)> {
+        let waiting =
+            self.with_machine(|machine| machine.outbox_items(target, after, max_items, max_bytes));
+        let now = self.leader_time();
+        let item = |(number, item): (u64, WaitingItem)| {
+            let content = match &item.body {
+                Body::Here(stored) => Arc::clone(stored),
+                Body::Stored(reference) => self.message(reference.id)?,
+            };
+            Some((number, item.into_item(content, now)))
+        };
+        waiting.into_iter().filter_map(item).collect()
     }
 
     pub(crate) fn raft(&self) -> &ShardRaft {

@@ -76,24 +76,23 @@ pub(super) fn listener(section: &mut Section<'_>) {
 /// Keys of `[mqtt]`.
 pub(super) fn mqtt(section: &mut Section<'_>) {
     section.later("max_qos", "2", &[]);
-    section.later("max_topic_levels", "64", &[]);
-    section.later("retain_available", "true", &["false"]);
-    section.later("shared_subscriptions", "true", &["false"]);
     section.later("wildcard_subscriptions", "true", &[]);
-    section.later("connect_timeout", r#""10s""#, &[]);
-    section.later("max_topic_length", "65535", &[]);
-    section.later("subscriptions_max", "10000", &[]);
 }
 
 /// Keys of `[limits]`.
 pub(super) fn limits(section: &mut Section<'_>) {
     section.later("sessions_max", "0", &[]);
-    section.later("retained_max", "1000000", &[]);
-    section.later("retained_max_bytes", r#""1GiB""#, &[]);
     section.later("connect_rate", "1000", &[]);
     section.later("publish_rate", "0", &[]);
     section.later("byte_rate", r#""0""#, &[]);
     section.later("memory_high", r#""80%""#, &[]);
+}
+
+/// Keys of `[storage]`.
+pub(super) fn storage(section: &mut Section<'_>) {
+    section.later("block_cache", r#""256MiB""#, &[]);
+    section.later("min_free_disk", r#""1GiB""#, &[r#""0""#]);
+    section.later("disk_max", r#""0""#, &[]);
 }
 
 /// Keys of `[auth]`.
@@ -124,16 +123,7 @@ type LaterKey = (&'static str, &'static str, &'static [&'static str]);
 
 /// Sections that belong to later features altogether.
 pub(super) fn sections(reader: &mut Reader, root: &mut Table) {
-    let tables: [(&str, &[LaterKey]); 4] = [
-        (
-            "storage",
-            &[
-                ("block_cache", r#""256MiB""#, &[]),
-                ("snapshot_after", "100000", &[]),
-                ("min_free_disk", r#""1GiB""#, &[r#""0""#]),
-                ("disk_max", r#""0""#, &[]),
-            ],
-        ),
+    let tables: [(&str, &[LaterKey]); 3] = [
         (
             "shutdown",
             &[

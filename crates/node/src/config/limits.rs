@@ -1,4 +1,4 @@
-//! `[limits]`: what one session may make the cluster keep.
+//! `[limits]`: what clients may make the cluster keep.
 
 use super::later;
 use super::mqtt::MqttConfig;
@@ -19,6 +19,12 @@ pub struct LimitsConfig {
     /// `inflight_max`, 1..65535: unacknowledged QoS 1 and 2 messages that we send to one client;
     /// its own Receive Maximum may be lower. Default 100, as for the other direction.
     pub inflight_max: u16,
+    /// `retained_max`, 1..1000000000: retained messages in the whole cluster, divided among the
+    /// shards. Default 1000000: with the bytes below, 1 KiB each.
+    pub retained_max: u64,
+    /// `retained_max_bytes`, bytes, 1KiB..1TiB: the same in bytes. Default 1GiB. They are kept in the
+    /// memory of every node.
+    pub retained_max_bytes: u64,
 }
 
 /// What happens to a message for a queue that is full. Each loss is counted.
@@ -52,6 +58,8 @@ pub(super) fn read(reader: &mut Reader, root: &mut Table, mqtt: &MqttConfig) -> 
             QueueOverflow::Reject,
         ),
         inflight_max: section.integer("inflight_max", 100, 1..=u16::MAX),
+        retained_max: section.integer("retained_max", 1_000_000, 1..=1_000_000_000),
+        retained_max_bytes: section.size("retained_max_bytes", 1 << 30, 1 << 10..=1 << 40),
     };
     later::limits(&mut section);
     section.finish();

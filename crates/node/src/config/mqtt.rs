@@ -24,6 +24,30 @@ pub struct MqttConfig {
     /// `keep_alive_max`, seconds: a v5 client that asks for more, or for none, gets this as Server
     /// Keep Alive. `None` (`"0s"`, the default): no cap, since a 3.1.1 client cannot be told one.
     pub keep_alive_max_s: Option<u16>,
+    /// `retain_available`. Default true; false: retained PUBLISHes and wills are refused (0x9A).
+    pub retain_available: bool,
+    /// `shared_subscriptions`. Default true; false: `$share/…` is refused (0x9E).
+    pub shared_subscriptions: bool,
+    /// `max_topic_levels`, 1..65536: levels of a topic or filter from a client. Default 64: what a
+    /// match costs grows with them.
+    pub topic_levels_max: u32,
+    /// `max_topic_length`, bytes, 1..65535: length of a topic or filter from a client. Default
+    /// 65535, the most that the protocol can say.
+    pub topic_length_max: u16,
+    /// `subscriptions_max`, 1..1000000: subscriptions of one session. Default 10000.
+    pub subscriptions_max: u32,
+    /// `connect_timeout`, 100ms..5m: how long a client may take to send CONNECT (section 3.1.4), and
+    /// the cluster to open its session. Default 10s: an election and a slow network fit in.
+    pub connect_timeout: Duration,
+}
+
+impl MqttConfig {
+    /// Whether a topic or filter of a client is within this node's own limits.
+    pub(crate) fn accepts_topic(&self, text: &str) -> bool {
+        let levels = text.bytes().filter(|byte| *byte == b'/').count();
+        let levels = u32::try_from(levels).unwrap_or(u32::MAX).saturating_add(1);
+        text.len() <= usize::from(self.topic_length_max) && levels <= self.topic_levels_max
+    }
 }
 
 /// The longest session expiry, seconds: 0xFFFFFFFF would mean "never" [MQTT5 3.1.2.11.2].
@@ -43,6 +67,13 @@ pub(super) fn read(reader: &mut Reader, root: &mut Table) -> MqttConfig {
         Duration::ZERO,
         Duration::ZERO..=second * 65_535,
     );
+    let retain_available = section.boolean("retain_available", true);
+    let shared_subscriptions = section.boolean("shared_subscriptions", true);
+    let topic_levels_max = section.integer("max_topic_levels", 64, 1..=65_536);
+    let topic_length_max = section.integer("max_topic_length", u16::MAX, 1..=u16::MAX);
+    let subscriptions_max = section.integer("subscriptions_max", 10_000, 1..=1_000_000);
+    let connect_timeout =
+        section.duration("connect_timeout", second * 10, second / 10..=second * 300);
     later::mqtt(&mut section);
     section.finish();
     for (key, duration) in [
@@ -63,5 +94,11 @@ pub(super) fn read(reader: &mut Reader, root: &mut Table) -> MqttConfig {
         keep_alive_max_s: u16::try_from(keep_alive_max.as_secs())
             .ok()
             .filter(|seconds| *seconds > 0),
+        retain_available,
+        shared_subscriptions,
+        topic_levels_max,
+        topic_length_max,
+        subscriptions_max,
+        connect_timeout,
     }
 }

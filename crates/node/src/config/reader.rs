@@ -306,6 +306,14 @@ impl Section<'_> {
         })
     }
 
+    /// Reads true or false.
+    pub(super) fn boolean(&mut self, key: &'static str, default: bool) -> bool {
+        self.read(key, (default, default.to_string()), |value| {
+            boolean(value)
+                .ok_or_else(|| format!("expected true or false, got {}", value.kind_name()))
+        })
+    }
+
     /// Reads a whole number within a range.
     pub(super) fn integer<T>(
         &mut self,
