@@ -1,19 +1,20 @@
 //! A log entry and Raft's small records as bytes: the same on the wire and on disk
 //! (`proto/raft.proto`).
 //!
-//! A batch is encoded once, by the leader. Its bytes then travel untouched: into the leader's log,
-//! to each follower, into the followers' logs.
+//! A batch is encoded once, by its proposer. Its bytes then travel untouched: to the leader, into an
+//! entry with those of other proposers, into the leader's log, to each follower, into their logs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use codec::Timestamp;
 use openraft::EntryPayload;
 use openraft::vote::RaftLeaderId;
 use prost::Message;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, ProposerId};
 use crate::encoding::{decode_batch, encode_batch};
 use crate::proto::holdfast::raft::v1 as wire;
 use crate::type_config::{Entry, LeaderId, LogId, Membership, PeerAddress, StoredMembership, Vote};
@@ -44,21 +45,19 @@ pub enum EntryError {
     Membership(String),
 }
 
-/// A batch together with its bytes. Clones share both.
+/// A batch together with its bytes, which its proposer encoded once.
 #[derive(Clone)]
-pub struct Proposal(Arc<Encoded>);
-
-struct Encoded {
+pub struct EncodedBatch {
     batch: Batch,
     bytes: Bytes,
 }
 
-impl Proposal {
+impl EncodedBatch {
     /// Encodes a batch.
     #[must_use]
     pub fn new(batch: Batch) -> Self {
         let bytes = encode_batch(&batch);
-        Self(Arc::new(Encoded { batch, bytes }))
+        Self { batch, bytes }
     }
 
     /// Decodes a batch; its commands are slices of `bytes`.
@@ -68,19 +67,77 @@ impl Proposal {
     pub fn decode(bytes: Bytes) -> Result<Self, EntryError> {
         let batch =
             decode_batch(bytes.clone()).map_err(|error| EntryError::Batch(error.to_string()))?;
-        Ok(Self(Arc::new(Encoded { batch, bytes })))
+        Ok(Self { batch, bytes })
     }
 
-    /// The batch.
+    /// Whether it belongs to a numbered stream, which its sender's own replica answers.
     #[must_use]
-    pub fn batch(&self) -> &Batch {
-        &self.0.batch
+    pub fn is_numbered(&self) -> bool {
+        match self.batch.proposer {
+            ProposerId::Node { .. } => true,
+            ProposerId::Outbox { .. } | ProposerId::Idempotent => false,
+        }
     }
 
-    /// Its bytes.
+    /// Bytes in an entry.
     #[must_use]
-    pub fn bytes(&self) -> &Bytes {
-        &self.0.bytes
+    pub fn len_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// What one entry carries: batches of one proposer or of several, and the leader's time. Clones
+/// share it.
+#[derive(Clone)]
+pub struct Proposal(Arc<Batches>);
+
+struct Batches {
+    leader_time: Timestamp,
+    batches: Vec<EncodedBatch>,
+}
+
+impl Proposal {
+    /// All batches take effect at `leader_time`, in this order.
+    #[must_use]
+    pub fn new(leader_time: Timestamp, mut batches: Vec<EncodedBatch>) -> Self {
+        for encoded in &mut batches {
+            encoded.batch.leader_time = leader_time;
+        }
+        Self(Arc::new(Batches {
+            leader_time,
+            batches,
+        }))
+    }
+
+    /// The batches, each with the entry's leader time.
+    pub fn batches(&self) -> impl ExactSizeIterator<Item = &Batch> {
+        self.0.batches.iter().map(|encoded| &encoded.batch)
+    }
+
+    /// Bytes of all batches.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        self.0.batches.iter().map(EncodedBatch::len_bytes).sum()
+    }
+
+    fn to_wire(&self) -> wire::Batches {
+        wire::Batches {
+            leader_time_ms: self.0.leader_time.as_millis(),
+            batches: self
+                .0
+                .batches
+                .iter()
+                .map(|encoded| encoded.bytes.clone())
+                .collect(),
+        }
+    }
+
+    fn from_wire(wire: wire::Batches) -> Result<Self, EntryError> {
+        let batches = wire.batches.into_iter().map(EncodedBatch::decode);
+        Ok(Self::new(
+            Timestamp::from_millis(wire.leader_time_ms),
+            batches.collect::<Result<_, _>>()?,
+        ))
     }
 }
 
@@ -91,26 +148,30 @@ impl fmt::Debug for Proposal {
 }
 
 impl fmt::Display for Proposal {
-    /// Names the batch without its content: message payloads never reach a log line.
+    /// Names the batches without their content: message payloads never reach a log line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Batch {
-            proposer,
-            sequence,
-            commands,
-            ..
-        } = &self.0.batch;
-        write!(
-            f,
-            "{proposer:?} #{sequence}, {} commands, {} bytes",
-            commands.len(),
-            self.0.bytes.len()
-        )
+        for batch in self.batches() {
+            let Batch {
+                proposer,
+                sequence,
+                commands,
+                ..
+            } = batch;
+            write!(f, "{proposer:?} #{sequence}, {} commands; ", commands.len())?;
+        }
+        write!(f, "{} bytes", self.len_bytes())
     }
 }
 
 impl PartialEq for Proposal {
     fn eq(&self, other: &Self) -> bool {
-        self.0.bytes == other.0.bytes
+        let bytes = |proposal: &Self| {
+            let batches = proposal.0.batches.iter();
+            batches
+                .map(|encoded| encoded.bytes.clone())
+                .collect::<Vec<_>>()
+        };
+        self.0.leader_time == other.0.leader_time && bytes(self) == bytes(other)
     }
 }
 
@@ -133,7 +194,7 @@ pub fn decode_entry(bytes: Bytes) -> Result<Entry, EntryError> {
 pub(crate) fn entry_to_wire(entry: &Entry) -> wire::Entry {
     let payload = match &entry.payload {
         EntryPayload::Blank => wire::entry::Payload::Blank(wire::Blank {}),
-        EntryPayload::Normal(proposal) => wire::entry::Payload::Batch(proposal.bytes().clone()),
+        EntryPayload::Normal(proposal) => wire::entry::Payload::Batches(proposal.to_wire()),
         EntryPayload::Membership(membership) => {
             wire::entry::Payload::Membership(membership_to_wire(membership))
         }
@@ -150,7 +211,9 @@ pub(crate) fn entry_from_wire(entry: wire::Entry) -> Result<Entry, EntryError> {
     let log_id = required_log_id(entry.log_id, "log_id")?;
     let payload = match entry.payload.ok_or(EntryError::Missing("payload"))? {
         wire::entry::Payload::Blank(wire::Blank {}) => EntryPayload::Blank,
-        wire::entry::Payload::Batch(bytes) => EntryPayload::Normal(Proposal::decode(bytes)?),
+        wire::entry::Payload::Batches(batches) => {
+            EntryPayload::Normal(Proposal::from_wire(batches)?)
+        }
         wire::entry::Payload::Membership(membership) => {
             EntryPayload::Membership(membership_from_wire(membership)?)
         }
@@ -164,7 +227,7 @@ pub(crate) fn entry_memory_bytes(entry: &Entry) -> usize {
     const FIXED: usize = 256;
     let payload = match &entry.payload {
         EntryPayload::Blank | EntryPayload::Membership(_) => 0,
-        EntryPayload::Normal(proposal) => proposal.bytes().len().saturating_mul(2),
+        EntryPayload::Normal(proposal) => proposal.len_bytes().saturating_mul(2),
     };
     payload.saturating_add(FIXED)
 }
@@ -283,10 +346,8 @@ pub fn decode_applied(bytes: &[u8]) -> Result<(LogId, StoredMembership), EntryEr
 
 #[cfg(test)]
 mod tests {
-    use codec::Timestamp;
-
     use super::*;
-    use crate::batch::ProposerId;
+    use crate::ids::ShardId;
 
     fn log_id(index: u64) -> LogId {
         LogId {
@@ -314,12 +375,38 @@ mod tests {
         check_round_trip(EntryPayload::Membership(
             Membership::new(vec![BTreeSet::from([1, 2])], members).unwrap(),
         ));
-        check_round_trip(EntryPayload::Normal(Proposal::new(Batch {
+        let batch = |proposer, command: &'static str| {
+            EncodedBatch::new(Batch {
+                proposer,
+                sequence: 0,
+                leader_time: Timestamp::ZERO,
+                commands: vec![Bytes::from_static(b"one"), Bytes::from(command)],
+            })
+        };
+        check_round_trip(EntryPayload::Normal(Proposal::new(
+            Timestamp::from_millis(5),
+            vec![
+                batch(ProposerId::Idempotent, "two"),
+                batch(ProposerId::Outbox { source: ShardId(3) }, "three"),
+            ],
+        )));
+    }
+
+    #[test]
+    fn every_batch_of_an_entry_has_the_entrys_time() {
+        let time = Timestamp::from_millis(7);
+        let batch = EncodedBatch::new(Batch {
             proposer: ProposerId::Idempotent,
             sequence: 0,
-            leader_time: Timestamp::from_millis(5),
-            commands: vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")],
-        })));
+            leader_time: Timestamp::from_millis(99),
+            commands: Vec::new(),
+        });
+        let proposal = Proposal::new(time, vec![batch.clone(), batch]);
+        let read = Proposal::from_wire(proposal.to_wire()).unwrap();
+        for proposal in [proposal, read] {
+            assert_eq!(proposal.batches().len(), 2);
+            assert!(proposal.batches().all(|batch| batch.leader_time == time));
+        }
     }
 
     #[test]

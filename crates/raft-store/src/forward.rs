@@ -11,7 +11,8 @@ use tonic::{Request, Response as GrpcResponse, Status};
 
 use crate::batch::Batch;
 use crate::command::Answers;
-use crate::encoding::{decode_answers, decode_batch, encode_answers, encode_batch};
+use crate::encoding::{decode_answers, encode_answers, encode_batch};
+use crate::entry::EncodedBatch;
 use crate::error::WriteError;
 use crate::ids::{NodeId, ShardId};
 use crate::proto::holdfast::propose::v1::proposals_client::ProposalsClient;
@@ -82,7 +83,8 @@ impl Forwarder {
         })
     }
 
-    /// Writes a batch on the shard's leader and returns its answers.
+    /// Writes a batch on the shard's leader and returns its answers; none for a numbered stream,
+    /// whose own replica answers.
     ///
     /// # Errors
     /// Every error but `Stopped` means: send the same batch again.
@@ -133,6 +135,7 @@ impl Forwarder {
                 tracing::error!(%leader, %error, "peer sent answers that make no sense");
                 WriteError::Unknown
             }),
+            Some(Outcome::Applied(_)) => Ok(Answers::from([])),
             Some(Outcome::Leader(leader)) => Err(WriteError::NotLeader {
                 leader: u16::try_from(leader).ok().filter(|id| *id != 0).map(NodeId),
             }),
@@ -174,9 +177,12 @@ impl ProposalService {
         let Some(shard) = shard else {
             return Err(Status::not_found("no such shard here"));
         };
-        let batch =
-            decode_batch(batch).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        Ok(match shard.write(batch).await {
+        let batch = EncodedBatch::decode(batch)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        // A numbered stream is answered by its own replica; only the others need the answers.
+        let numbered = batch.is_numbered();
+        Ok(match shard.write_encoded(batch).await {
+            Ok(_) if numbered => Outcome::Applied(true),
             Ok(answers) => Outcome::Answers(encode_answers(&answers)),
             Err(WriteError::NotLeader { leader }) => {
                 Outcome::Leader(leader.map_or(0, |node| u32::from(node.0)))

@@ -29,6 +29,7 @@ pub mod encoding;
 pub mod entry;
 pub mod error;
 pub mod forward;
+mod group_commit;
 pub mod ids;
 pub mod leadership;
 pub mod log_store;

@@ -309,7 +309,11 @@ impl Machine {
             Command::Hello | Command::Barrier => Response::Done,
             Command::NodeUp { node } => {
                 let incarnation = Incarnation(index);
-                self.begin_life(node, incarnation, effects);
+                // An entry may hold the same proposal twice.
+                let begun = self.nodes.get(&node).map(|known| known.incarnation);
+                if begun != Some(incarnation) {
+                    self.begin_life(node, incarnation, effects);
+                }
                 Response::NodeUp { incarnation }
             }
             Command::NodeDown { node, incarnation } => {
@@ -428,7 +432,7 @@ impl Machine {
                 target,
                 upto,
                 refused,
-            } => self.outbox_taken(target, upto, &refused),
+            } => self.outbox_taken(target, upto, &refused, effects),
             Command::ExpireSession { client_id, epoch } => {
                 self.expire(&client_id, epoch, effects);
                 Response::Done

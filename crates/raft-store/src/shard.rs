@@ -17,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 use crate::batch::Batch;
 use crate::clock::since_boot;
 use crate::command::{Answers, OutboxItem, OutboxTarget, WaitingItem};
-use crate::entry::Proposal;
+use crate::entry::{EncodedBatch, Proposal};
 use crate::error::WriteError;
+use crate::group_commit::GroupCommit;
 use crate::ids::{NodeId, ShardId};
 use crate::machine::{BodyLookup, Machine};
 use crate::state_machine::{Replica, StateMachine};
@@ -43,6 +44,7 @@ pub struct Shard {
     leader: watch::Sender<Option<NodeId>>,
     heard: HeardFromLeader,
     counters: Counters,
+    group_commit: GroupCommit,
 }
 
 /// When this node last accepted something from the shard's leader.
@@ -110,6 +112,7 @@ impl Shard {
             leader,
             heard,
             counters,
+            group_commit: GroupCommit::default(),
         }
     }
 
@@ -119,30 +122,60 @@ impl Shard {
         self.id
     }
 
-    /// Commits a batch, as the leader: stamps its time, replicates it, applies it. `Ok` means that
-    /// it is durable on a quorum and applied here; its effects were handed out before.
+    /// Commits a batch, as the leader: together with what else waits it becomes an entry, which is
+    /// stamped with this node's time, replicated, and applied. `Ok` means that it is durable on a
+    /// quorum and applied here; its effects were handed out before.
     ///
     /// # Errors
     /// See [`WriteError`]. After [`WriteError::Unknown`] the batch may still be committed.
     pub async fn write(&self, batch: Batch) -> Result<Answers, WriteError> {
-        let result = self.propose(batch).await;
+        self.write_encoded(EncodedBatch::new(batch)).await
+    }
+
+    pub(crate) async fn write_encoded(&self, batch: EncodedBatch) -> Result<Answers, WriteError> {
+        let result = match self.leadership() {
+            Ok(_) => self.group_commit.write(batch).await,
+            Err(error) => Err(error),
+        };
         self.counters.count(&result);
         result
     }
 
-    async fn propose(&self, mut batch: Batch) -> Result<Answers, WriteError> {
-        let (leader, term) = {
-            let server = self.server.borrow_watched();
-            (server.current_leader, server.vote.leader_id.term)
-        };
-        if leader != Some(u64::from(self.node.0)) {
-            return Err(WriteError::NotLeader {
-                leader: leader.and_then(node_id),
-            });
+    /// The term that this node leads.
+    fn leadership(&self) -> Result<u64, WriteError> {
+        let server = self.server.borrow_watched();
+        if server.current_leader == Some(u64::from(self.node.0)) {
+            return Ok(server.vote.leader_id.term);
         }
-        batch.leader_time = self.replica.clock.leader_time(term);
-        let write = self.raft.client_write(Proposal::new(batch));
-        match tokio::time::timeout(WRITE_TIMEOUT, write).await {
+        Err(WriteError::NotLeader {
+            leader: server.current_leader.and_then(node_id),
+        })
+    }
+
+    /// Makes entries of the batches that wait, one entry after the other, until the node stops.
+    pub(crate) async fn commit_groups(&self, stop: CancellationToken) {
+        while let Some(Some(group)) = stop.run_until_cancelled(self.group_commit.next()).await {
+            let (batches, waiters) = group.into_parts();
+            let answers = self.commit(batches).await;
+            waiters.answer(answers);
+        }
+        self.group_commit.close();
+    }
+
+    /// One entry.
+    async fn commit(&self, batches: Vec<EncodedBatch>) -> Result<Arc<[Answers]>, WriteError> {
+        let term = self.leadership()?;
+        let leader_time = self.replica.clock.leader_time(term);
+        let write = self.raft.client_write(Proposal::new(leader_time, batches));
+        // What was proposed in a lost term is answered by the next leader, or by nobody.
+        let mut server = self.server.clone();
+        let lost =
+            async { while self.leadership() == Ok(term) && server.changed().await.is_ok() {} };
+        let written = tokio::select! {
+            written = tokio::time::timeout(WRITE_TIMEOUT, write) => written,
+            () = lost => return Err(WriteError::Unknown),
+        };
+        match written {
             Err(_) => Err(WriteError::Unknown),
             Ok(Ok(written)) => Ok(written.data),
             Ok(Err(RaftError::Fatal(_))) => Err(WriteError::Stopped),

@@ -159,6 +159,12 @@ impl Shards {
                 };
                 tokio::join!(shard.follow_leader(this.stop.clone()), this.form(shard));
             });
+            let this = Arc::clone(self);
+            self.tasks.spawn(async move {
+                if let Some(shard) = this.shards.get(place) {
+                    shard.commit_groups(this.stop.clone()).await;
+                }
+            });
         }
         let this = Arc::clone(self);
         self.tasks.spawn(async move { this.upkeep().await });

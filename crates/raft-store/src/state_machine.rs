@@ -37,9 +37,9 @@ const SAVE_AFTER_ENTRIES: u64 = 4096;
 /// A replica that applies little is saved at least this often.
 const SAVE_AFTER: Duration = Duration::from_secs(1);
 
-/// Called for each applied batch, in log order, with the shard and the entry's index; also for
-/// replayed entries. Runs on the apply path, so it must not block.
-pub type OnApplied = Arc<dyn Fn(ShardId, u64, Applied) + Send + Sync>;
+/// Called for each applied entry, in log order, with the shard, the entry's index, and what its
+/// batches did; also for replayed entries. Runs on the apply path, so it must not block.
+pub type OnApplied = Arc<dyn Fn(ShardId, u64, Vec<Applied>) + Send + Sync>;
 
 /// A shard's state on this node.
 pub(crate) struct Replica {
@@ -176,13 +176,15 @@ impl Replica {
         }
     }
 
-    /// Applies one entry and hands its effects out.
-    fn apply(&self, entry: Entry) -> Answers {
+    /// Applies one entry and hands its effects out; returns the answers to each of its batches.
+    fn apply(&self, entry: Entry) -> Arc<[Answers]> {
         let index = entry.log_id.index;
         let applied = self.apply_to_state(entry);
-        let mut answers = Answers::from([]);
-        if let Some(applied) = applied {
-            answers = Arc::clone(&applied.answers);
+        let answers = applied
+            .iter()
+            .map(|applied| Arc::clone(&applied.answers))
+            .collect();
+        if !applied.is_empty() {
             (self.on_applied)(self.shard, index, applied);
         }
         // Whoever is answered must find the index at least there.
@@ -190,25 +192,28 @@ impl Replica {
         answers
     }
 
-    fn apply_to_state(&self, entry: Entry) -> Option<Applied> {
+    fn apply_to_state(&self, entry: Entry) -> Vec<Applied> {
         let Entry { log_id, payload } = entry;
         let mut state = self.state();
         state.unsaved += 1;
         state.applied = Some(log_id);
         match payload {
-            EntryPayload::Blank => None,
+            EntryPayload::Blank => Vec::new(),
             EntryPayload::Normal(proposal) => {
-                Some(self.apply_batch(&mut state.machine, log_id.index, &proposal))
+                self.apply_batches(&mut state.machine, log_id.index, &proposal)
             }
             EntryPayload::Membership(membership) => {
                 state.membership = StoredMembership::new(Some(log_id), membership);
-                None
+                Vec::new()
             }
         }
     }
 
-    fn apply_batch(&self, machine: &mut Machine, index: u64, proposal: &Proposal) -> Applied {
-        let applied = machine.apply(index, proposal.batch());
+    fn apply_batches(&self, machine: &mut Machine, index: u64, entry: &Proposal) -> Vec<Applied> {
+        let applied = entry
+            .batches()
+            .map(|batch| machine.apply(index, batch))
+            .collect();
         self.clock.observe(machine.time());
         applied
     }

@@ -1,6 +1,7 @@
 //! openraft's type declarations, nothing else.
 
 use std::fmt;
+use std::sync::Arc;
 
 use openraft::type_config::alias;
 
@@ -11,7 +12,7 @@ openraft::declare_raft_types!(
     /// The types of every shard's Raft group.
     pub TypeConfig:
         D = Proposal,
-        R = Answers,
+        R = Arc<[Answers]>,
         NodeId = u64,
         Node = PeerAddress,
 );
