@@ -50,6 +50,8 @@ pub struct ClusterOptions {
     pub alone: bool,
     /// Nodes start with the fsync shim.
     pub shim: bool,
+    /// The test target, for the command that repeats a failed test.
+    pub target: &'static str,
 }
 
 impl ClusterOptions {
@@ -65,6 +67,7 @@ impl ClusterOptions {
             inflight_max: 100,
             alone: false,
             shim: false,
+            target: "process",
         }
     }
 }
@@ -350,6 +353,12 @@ impl Cluster {
             .collect()
     }
 
+    /// Whether a node's process is there, suspended or not.
+    #[must_use]
+    pub fn is_started(&self, id: NodeId) -> bool {
+        self.node(id).process.is_some()
+    }
+
     /// The nodes that run and are not suspended.
     #[must_use]
     pub fn running(&self) -> Vec<NodeId> {
@@ -433,7 +442,8 @@ impl Cluster {
         };
         text.push_str(&format!("---- whole history and logs: {kept} ----\n"));
         let again = format!("HOLDFAST_TEST_SEED={seed} cargo test --release -p node");
-        text.push_str(&format!("---- again: {again} --test process {name} ----"));
+        let target = self.options.target;
+        text.push_str(&format!("---- again: {again} --test {target} {name} ----"));
         text
     }
 

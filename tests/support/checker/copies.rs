@@ -7,6 +7,7 @@ use codec::Qos;
 use super::Story;
 use super::receiver::Delivery;
 use super::story::{Message, Session};
+use super::subscription::effective;
 use super::verdict::{Rule, Verdict};
 
 pub(super) fn check(story: &Story<'_>, deliveries: &[Delivery<'_>], verdict: &mut Verdict) {
@@ -49,12 +50,13 @@ fn allowed(story: &Story<'_>, session: &Session<'_>, message: &Message<'_>, last
     };
     let span = (message.first_sent(), story.settled(message).min(last));
     let mut shared = BTreeSet::new();
-    let mut own = 0;
-    for (filter, _) in session.possible(message, span) {
+    let mut own = BTreeSet::new();
+    for (filter, granted) in session.possible(message, span) {
         if filter.is_shared() {
             shared.insert(&filter.text);
         } else {
-            own = 1;
+            // While a subscription is replaced, a copy of QoS 0 may come beside one of QoS 1 or 2.
+            own.insert(effective(message.qos, granted.options.qos) == Qos::AtMostOnce);
         }
     }
     let filters = session.filters.values();
@@ -62,14 +64,18 @@ fn allowed(story: &Story<'_>, session: &Session<'_>, message: &Message<'_>, last
     let requests = requests.flat_map(|filter| &filter.changes);
     let requests = requests.filter(|change| change.to.is_some() && change.sent < last);
     let stored = if message.retain { requests.count() } else { 0 };
-    (own + shared.len()).max(1) * published + stored
+    (own.len() + shared.len()).max(1) * published + stored
 }
 
 /// Messages of one publisher, on one topic, published and delivered with the same QoS, keep their
-/// order [MQTT-4.6.0-5, MQTT-4.6.0-6]; the first sight of each counts. Not for shared subscriptions,
-/// nor for what was stored as retained.
+/// order [MQTT-4.6.0-5, MQTT-4.6.0-6]. Not for shared subscriptions, nor for what was stored as
+/// retained.
+///
+/// QoS 1 and 0 come in the order of the PUBLISHes that brought them: a publisher that sends "one" and
+/// "two" again may cause "one, two, one, two", and for a subscriber that came in between "two, one,
+/// two". QoS 2 comes in the order of the first PUBLISHes.
 fn order(story: &Story<'_>, deliveries: &[Delivery<'_>], verdict: &mut Verdict) {
-    let mut seen = BTreeSet::new();
+    // The latest PUBLISH that a delivery of each stream can be due to, and that delivery.
     let mut latest: BTreeMap<_, (usize, usize)> = BTreeMap::new();
     for delivery in deliveries {
         let Some(number) = delivery.message else {
@@ -77,30 +83,37 @@ fn order(story: &Story<'_>, deliveries: &[Delivery<'_>], verdict: &mut Verdict) 
         };
         let message = &story.messages[number];
         let session = &story.sessions[delivery.session];
-        let is_first = seen.insert((delivery.session, number));
-        if !is_first || message.is_will || delivery.publish.retain {
-            continue;
-        }
         let mut filters = session.filters.values();
-        if filters.any(|filter| filter.is_shared() && filter.matches(message.topic)) {
+        let shares = filters.any(|one| one.is_shared() && one.matches(message.topic));
+        if message.is_will || delivery.publish.retain || shares {
             continue;
         }
         let stream = (message.publisher, message.topic, message.qos);
         let key = (delivery.session, stream, delivery.publish.qos);
-        match latest.get(&key) {
-            // Messages are numbered in the order in which they were first sent.
-            Some((last, before)) if *last > number => {
+        let before = latest.get(&key).copied();
+        let mut causes = message.sendings.iter().map(|sending| sending.record);
+        let cause = match message.qos {
+            Qos::ExactlyOnce => causes.next(),
+            Qos::AtMostOnce | Qos::AtLeastOnce => {
+                let after = before.map_or(0, |(cause, _)| cause + 1);
+                causes.find(|cause| *cause >= after)
+            }
+        };
+        match (cause, before) {
+            (Some(cause), Some((last, _))) if cause >= last => {
+                latest.insert(key, (cause, delivery.record));
+            }
+            (Some(cause), None) => drop(latest.insert(key, (cause, delivery.record))),
+            (_, Some((last, record))) => {
                 let text = format!(
-                    "{} gets {:?} after {:?}",
+                    "{} gets {:?} after a message that was published after it",
                     session.client,
                     message.name(),
-                    story.messages[*last].name()
                 );
-                let sent = [message.first_sent(), story.messages[*last].first_sent()];
-                let records = [sent[0], sent[1], *before, delivery.record];
+                let records = [message.first_sent(), last, record, delivery.record];
                 verdict.add(Rule::Order, &records, text);
             }
-            _ => drop(latest.insert(key, (number, delivery.record))),
+            (None, None) => {}
         }
     }
 }

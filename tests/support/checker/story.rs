@@ -102,10 +102,9 @@ impl Message<'_> {
 
     /// The payload for people.
     pub(super) fn name(&self) -> String {
-        String::from_utf8_lossy(self.payload)
-            .chars()
-            .take(40)
-            .collect()
+        let text = String::from_utf8_lossy(self.payload);
+        let name: String = text.chars().take(40).collect();
+        name.trim_end_matches([' ', 'x']).to_owned()
     }
 }
 

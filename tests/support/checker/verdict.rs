@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use crate::recording::{Event, Record};
+use crate::recording::{Event, Fault, Record};
 
 /// Violations kept per rule: one bug breaks a rule for many messages.
 const VIOLATIONS_MAX: usize = 20;
 /// Records of the same client shown around each one that a violation names.
-const AROUND: usize = 6;
+const AROUND: usize = 3;
 
 /// What can be broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,7 +77,7 @@ impl Violation {
         if let (Some(first), Some(last)) = (first, last) {
             let between = (*first.min(last)..=*first.max(last)).filter(|index| {
                 let record = records.get(*index).map(|record| &record.event);
-                matches!(record, Some(Event::Fault(_)))
+                matches!(record, Some(Event::Fault(fault)) if !matches!(fault, Fault::Ready(_)))
             });
             shown.extend(between);
         }

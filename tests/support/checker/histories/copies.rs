@@ -289,3 +289,43 @@ fn expired_messages_are_not_delivered_and_the_interval_counts_down() {
         Rule::Altered,
     );
 }
+
+#[test]
+fn who_subscribes_between_two_attempts_sees_their_messages_in_another_order() {
+    let text = r#"
+p> CONNECT expiry=100s
+p< CONNACK
+p> PUBLISH t q1 "one" id=1
+s> CONNECT clean
+s< CONNACK
+s> SUBSCRIBE t q1 id=1
+p> PUBLISH t q1 "two" id=2
+s< SUBACK id=1 q1
+s< PUBLISH t q1 "two" id=1
+s> PUBACK id=1
+p! closed
+p> CONNECT expiry=100s
+p< CONNACK present
+p> PUBLISH t q1 "one" id=1 dup
+p> PUBLISH t q1 "two" id=2 dup
+p< PUBACK id=1
+p< PUBACK id=2
+s< PUBLISH t q1 "one" id=2
+s> PUBACK id=2
+s< PUBLISH t q1 "two" id=3
+s> PUBACK id=3
+"#;
+    let later = "s< PUBLISH t q1 \"two\" id=3\ns> PUBACK id=3\n";
+    correct(text);
+    let backwards = text.replacen(later, "", 1).replacen(
+        "s< PUBLISH t q1 \"one\" id=2\n",
+        &format!("{later}s< PUBLISH t q1 \"one\" id=2\n"),
+        1,
+    );
+    assert!(
+        super::judge(&backwards)
+            .violations
+            .iter()
+            .any(|one| one.rule == Rule::Order)
+    );
+}
