@@ -356,6 +356,10 @@ mod tests {
         table.remove(&"stays");
         assert!(table.is_empty() && table.filters.is_empty());
         assert!(groups(&table, "t").is_empty());
+        // Not even an empty group is kept.
+        for inner in ["t", "#"] {
+            assert!(table.groups.get(&filter(inner)).is_none());
+        }
     }
 
     #[test]

@@ -338,7 +338,9 @@ fn draft() -> impl Strategy<Value = Draft> {
     ]);
     let lifetime = prop_oneof![
         3 => Just(None),
-        1 => (0..6_000_u64).prop_map(|ms| Some(Duration::from_millis(ms))),
+        // 0 is no legal start for a delivery; the rest runs out while runs wait.
+        1 => prop_oneof![1 => Just(0), 3 => 0..6_000_u64]
+            .prop_map(|ms| Some(Duration::from_millis(ms))),
     ];
     let share = Arc::new(TopicFilter::try_from("$share/g/t").unwrap());
     let share = prop_oneof![2 => Just(None), 1 => Just(Some(share))];
