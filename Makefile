@@ -3,6 +3,7 @@
 #   make test                all tests
 #   make test-full SCALE=10  the same, the random tests SCALE times as long
 #   make fuzz FUZZ_SECONDS=60 TARGETS="decode entry"   fuzz targets, all by default, each for so long
+#   make bench               the table of docs/performance.md, against mosquitto (BENCH: more flags)
 #   make lint                what CI checks besides the tests
 #   make fmt                 format all code
 
@@ -11,6 +12,7 @@ SCALE ?= 10
 FUZZ_SECONDS ?= 60
 TARGETS ?=
 DEMO ?=
+BENCH ?=
 
 .PHONY: run test test-full fuzz lint fmt
 .DEFAULT_GOAL := run
@@ -31,6 +33,10 @@ test-full:
 fuzz:
 	@scripts/setup.sh run
 	@scripts/fuzz.sh $(FUZZ_SECONDS) $(TARGETS)
+
+bench:
+	@scripts/setup.sh bench
+	@scripts/bench.sh $(BENCH)
 
 lint:
 	@scripts/setup.sh run

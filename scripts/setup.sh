@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure that everything needed is installed: `setup.sh run` to build and try, `setup.sh test`
-# also for the tests. Installs what is missing with apt (and sudo, unless root); on other systems it
+# also for the tests, `setup.sh bench` also for the benchmarks. Installs what is missing with apt (and sudo, unless root); on other systems it
 # says what to install. Does nothing when nothing is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -30,6 +30,8 @@ has_libclang() {
     compgen -G '/usr/lib/llvm*/lib/libclang*.so*' >/dev/null
 }
 has_certificates() { [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -d /etc/pki ] || [ -n "${SSL_CERT_FILE:-}" ]; }
+# Debian puts it where only root's search path looks.
+has_mosquitto() { [ -x /usr/sbin/mosquitto ] || command -v mosquitto; }
 makes_venvs() { python3 -c 'import ensurepip, venv'; }
 
 need "a C++20 compiler (g++ 11 or newer), for RocksDB" g++ compiles_cpp20
@@ -43,6 +45,9 @@ if [ "$purpose" = test ]; then
     need "a C compiler, for the disk fault shim" gcc compiles_c
     need "Python 3 with venv, for the paho client" python3-venv makes_venvs
     need "ip, for tests with network namespaces" iproute2 has ip
+fi
+if [ "$purpose" = bench ]; then
+    need "the mosquitto broker, to compare with" mosquitto has_mosquitto
 fi
 
 if [ "${#missing_packages[@]}" -gt 0 ]; then
@@ -65,6 +70,10 @@ if [ "${#missing_packages[@]}" -gt 0 ]; then
         apt-get install -y -qq --no-install-recommends "${missing_packages[@]}" >/dev/null; then
         echo "setup: could not install ${missing_packages[*]}: please install them by hand, then try again" >&2
         exit 1
+    fi
+    # The package starts a broker on the port that ours wants. The benchmark starts its own.
+    if [[ " ${missing_packages[*]} " = *" mosquitto "* ]] && [ -d /run/systemd/system ]; then
+        "${as_root[@]}" systemctl disable --quiet --now mosquitto.service || true
     fi
 fi
 

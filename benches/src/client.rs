@@ -7,11 +7,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use codec::{Connack, Connect, Disconnect, Packet, ProtocolVersion, ReasonCode};
 use tokio::time::sleep;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Output};
 use crate::shared::Shared;
 
 /// Between two attempts to connect.
@@ -20,22 +19,17 @@ const RETRY: Duration = Duration::from_millis(20);
 /// What a client does on its connection.
 pub trait Role {
     /// The connection stands; what was under way on the one before goes on.
-    fn on_connected(&mut self, connack: &Connack, connection: &mut Connection);
+    fn on_connected(&mut self, connack: &Connack, output: &mut Output);
 
     /// # Errors
     /// The server must not send this.
-    fn on_packet(
-        &mut self,
-        packet: Packet,
-        now_ns: u64,
-        connection: &mut Connection,
-    ) -> io::Result<()>;
+    fn on_packet(&mut self, packet: Packet, now_ns: u64, output: &mut Output) -> io::Result<()>;
 
     /// Called after each batch of packets and each wake-up: appends what may be sent now.
-    fn fill(&mut self, now_ns: u64, output: &mut BytesMut);
+    fn fill(&mut self, now_ns: u64, output: &mut Output);
 
-    /// How many connections it had.
-    fn connections(&self) -> u32;
+    /// Whether it is to be without a connection for a while. Its session stays.
+    fn is_away(&self) -> bool;
 }
 
 /// A client and where it may connect.
@@ -59,6 +53,10 @@ impl<R: Role> Client<R> {
     /// Plays until the run is finishing; returns what the role remembers.
     pub async fn run(mut self) -> R {
         while !self.shared.finishing.get() {
+            if self.role.is_away() {
+                sleep(RETRY).await;
+                continue;
+            }
             let (mut connection, connack) = match self.open().await {
                 Ok(opened) => opened,
                 Err(error) => {
@@ -67,8 +65,11 @@ impl<R: Role> Client<R> {
                     continue;
                 }
             };
-            self.role.on_connected(&connack, &mut connection);
-            match poll_fn(|cx| self.poll(&mut connection, cx)).await {
+            self.shared.connected.set(self.shared.connected.get() + 1);
+            self.role.on_connected(&connack, &mut connection.output);
+            let ended = poll_fn(|cx| self.poll(&mut connection, cx)).await;
+            self.shared.connected.set(self.shared.connected.get() - 1);
+            match ended {
                 Ok(()) => self.close(connection).await,
                 Err(error) => self.shared.note_loss(&error),
             }
@@ -93,7 +94,7 @@ impl<R: Role> Client<R> {
             .unwrap_or_else(|| ([127, 0, 0, 1], 1_883).into())
     }
 
-    /// Ready when the run is finishing, or with the error that ended the connection.
+    /// Ready when the client is to leave, or with the error that ended the connection.
     fn poll(&mut self, connection: &mut Connection, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.shared.register(self.index, cx.waker());
         loop {
@@ -106,7 +107,9 @@ impl<R: Role> Client<R> {
         self.role.fill(self.shared.now_ns(), &mut connection.output);
         match connection.poll_flush(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Ready(Ok(())) if self.shared.finishing.get() => Poll::Ready(Ok(())),
+            Poll::Ready(Ok(())) if self.shared.finishing.get() || self.role.is_away() => {
+                Poll::Ready(Ok(()))
+            }
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
         }
     }
@@ -114,22 +117,24 @@ impl<R: Role> Client<R> {
     fn on_bytes(&mut self, connection: &mut Connection) -> io::Result<()> {
         let now_ns = self.shared.now_ns();
         while let Some(packet) = connection.next_packet()? {
-            self.role.on_packet(packet, now_ns, connection)?;
+            self.role
+                .on_packet(packet, now_ns, &mut connection.output)?;
         }
         Ok(())
     }
 
-    /// Says good-bye and leaves no session behind.
+    /// Says good-bye; at the end of the run no session stays behind.
     async fn close(&mut self, mut connection: Connection) {
+        let is_over = self.shared.finishing.get();
         let is_v5 = self.connect.version == ProtocolVersion::V5;
         let disconnect = Disconnect {
-            session_expiry_interval: (is_v5 && self.is_persistent()).then_some(0),
+            session_expiry_interval: (is_v5 && is_over && self.is_persistent()).then_some(0),
             ..Disconnect::new(ReasonCode::Success)
         };
-        connection.push(&Packet::Disconnect(disconnect));
-        // Lost connections are as good as closed ones here.
+        connection.output.push(&Packet::Disconnect(disconnect));
+        // A connection that is lost meanwhile is closed as well.
         let _closed = connection.flush().await;
-        if !is_v5 && self.is_persistent() {
+        if is_over && !is_v5 && self.is_persistent() {
             let clean = Connect {
                 clean_start: true,
                 ..self.connect.clone()

@@ -25,10 +25,34 @@ const IDLE_BYTES: usize = 512;
 pub struct Connection {
     stream: TcpStream,
     decoder: Decoder,
-    version: ProtocolVersion,
     input: BytesMut,
     /// What is to be sent; goes out with [`poll_flush`](Self::poll_flush).
-    pub output: BytesMut,
+    pub output: Output,
+}
+
+/// Packets that wait to be sent.
+#[derive(Debug)]
+pub struct Output {
+    version: ProtocolVersion,
+    /// As they go out.
+    pub bytes: BytesMut,
+}
+
+impl Output {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(version: ProtocolVersion) -> Self {
+        Self {
+            version,
+            bytes: BytesMut::with_capacity(IDLE_BYTES),
+        }
+    }
+
+    /// Appends a packet.
+    pub fn push(&mut self, packet: &Packet) {
+        let encoded = encode(packet, self.version, &mut self.bytes);
+        debug_assert!(encoded.is_ok(), "only legal packets are built here");
+    }
 }
 
 impl Connection {
@@ -42,6 +66,10 @@ impl Connection {
             .map_err(|_elapsed| io::Error::new(io::ErrorKind::TimedOut, "no CONNACK"))?
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "any other packet is a mistake of the server"
+    )]
     async fn open_now(endpoint: SocketAddr, connect: &Connect) -> io::Result<(Self, Connack)> {
         let stream = TcpStream::connect(endpoint).await?;
         stream.set_nodelay(true)?;
@@ -52,11 +80,12 @@ impl Connection {
         let mut connection = Self {
             stream,
             decoder: Decoder::from_server(connect.version, limits),
-            version: connect.version,
             input: BytesMut::with_capacity(IDLE_BYTES),
-            output: BytesMut::with_capacity(IDLE_BYTES),
+            output: Output::new(connect.version),
         };
-        connection.push(&Packet::Connect(Box::new(connect.clone())));
+        connection
+            .output
+            .push(&Packet::Connect(Box::new(connect.clone())));
         connection.flush().await?;
         match connection.receive().await? {
             Packet::Connack(connack) if connack.reason_code.is_error() => {
@@ -67,19 +96,13 @@ impl Connection {
         }
     }
 
-    /// Appends a packet to [`output`](Self::output).
-    pub fn push(&mut self, packet: &Packet) {
-        let encoded = encode(packet, self.version, &mut self.output);
-        debug_assert!(encoded.is_ok(), "only legal packets are built here");
-    }
-
     /// Sends all output.
     ///
     /// # Errors
     /// The connection is gone.
     pub async fn flush(&mut self) -> io::Result<()> {
-        while !self.output.is_empty() {
-            self.stream.write_buf(&mut self.output).await?;
+        while !self.output.bytes.is_empty() {
+            self.stream.write_buf(&mut self.output.bytes).await?;
         }
         Ok(())
     }
@@ -125,8 +148,8 @@ impl Connection {
 
     /// Writes until nothing is left or the socket is full.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.output.is_empty() {
-            match pin!(self.stream.write_buf(&mut self.output)).poll(cx) {
+        while !self.output.bytes.is_empty() {
+            match pin!(self.stream.write_buf(&mut self.output.bytes)).poll(cx) {
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => return Poll::Pending,

@@ -3,15 +3,14 @@
 //! The brokers' cost is read before the first measured message and after the last delivery, while
 //! nothing is under way, so cost and messages belong together exactly.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use codec::{Connect, TopicFilter, TopicName, Utf8};
 use tokio::runtime::Builder;
-use tokio::task::{JoinHandle, LocalSet, spawn_local};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::task::{JoinError, JoinHandle, LocalSet, spawn_local};
+use tokio::time::{Instant, sleep};
 
 use crate::client::{Client, Role};
 use crate::error::LoadError;
@@ -39,19 +38,46 @@ const SESSION_EXPIRY_S: u32 = 3_600;
 /// The parameters make no sense, clients cannot connect, or a measured process is gone.
 pub fn run(workload: &Workload) -> Result<Report, LoadError> {
     workload.check()?;
-    on_this_thread(run_clients(workload))
+    on_this_thread(measure(workload))
 }
 
 /// Runs a future that spawns local tasks.
-///
-/// # Errors
-/// Those of the future, or no runtime.
-pub fn on_this_thread<T>(
+pub(crate) fn on_this_thread<T>(
     future: impl Future<Output = Result<T, LoadError>>,
 ) -> Result<T, LoadError> {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(LoadError::io("start the runtime"))?;
     LocalSet::new().block_on(&runtime, future)
+}
+
+async fn measure(workload: &Workload) -> Result<Report, LoadError> {
+    let run = Run::start(workload).await?;
+    if !workload.warm_up.is_zero() {
+        run.phase(workload.warm_up).await;
+    }
+    run.shared.recording.set(true);
+    let before = run.snapshot()?;
+    let killer = workload.kill.map(|kill| {
+        spawn_local(async move {
+            sleep(kill.after).await;
+            process::kill(kill.pid)
+        })
+    });
+    let times = run.phase(workload.duration).await;
+    let after = run.snapshot()?;
+    if let Some(killer) = killer {
+        killer.await.map_err(gone)??;
+    }
+    let mut report = after.since(&before, workload, &times);
+    run.finish(&mut report).await?;
+    Ok(report)
+}
+
+/// Clients at work.
+pub(crate) struct Run<'a> {
+    workload: &'a Workload,
+    pub(crate) shared: Rc<Shared>,
+    clients: Clients,
 }
 
 /// The tasks of all clients.
@@ -60,34 +86,76 @@ struct Clients {
     subscribers: Vec<JoinHandle<Subscriber>>,
 }
 
-async fn run_clients(workload: &Workload) -> Result<Report, LoadError> {
-    let shared = Rc::new(Shared::new(workload));
-    let clients = start(workload, &shared).await?;
-    if !workload.warm_up.is_zero() {
-        phase(workload, &shared, workload.warm_up).await;
-        shared.recording.set(true);
-    }
-    shared.recording.set(true);
-    let before = Snapshot::take(workload, &shared)?;
-    let killer = workload.kill.map(|kill| {
-        spawn_local(async move {
-            sleep(kill.after).await;
-            process::kill(kill.pid)
+impl<'a> Run<'a> {
+    /// Everybody is connected and subscribed.
+    pub(crate) async fn start(workload: &'a Workload) -> Result<Self, LoadError> {
+        let shared = Rc::new(Shared::new(workload));
+        Ok(Self {
+            clients: start(workload, &shared).await?,
+            shared,
+            workload,
         })
-    });
-    let times = phase(workload, &shared, workload.duration).await;
-    let after = Snapshot::take(workload, &shared)?;
-    if let Some(killer) = killer {
-        killer
-            .await
-            .map_err(|error| LoadError::Protocol(error.to_string()))??;
     }
-    let mut report = after.since(&before, workload, &times);
-    shared.recording.set(false);
-    finish(&shared, clients, &mut report).await?;
-    report.acknowledged_after = shared.ack_latencies.borrow().summary();
-    report.delivered_after = shared.delivery_latencies.borrow().summary();
-    Ok(report)
+
+    /// Publishes for `duration`, then waits until everything is acknowledged and delivered, or no
+    /// longer to be expected.
+    async fn phase(&self, duration: Duration) -> PhaseTimes {
+        let start_ns = self.begin();
+        match self.workload.rate_per_s {
+            None => sleep(duration).await,
+            Some(_) => pacer::pace(self.workload, &self.shared, duration).await,
+        }
+        self.shared.publishing.set(false);
+        self.drain(start_ns).await
+    }
+
+    /// Lets publishers publish; returns the time at which a phase begins.
+    pub(crate) fn begin(&self) -> u64 {
+        let start_ns = self.shared.now_ns();
+        self.shared.phase_start_ns.set(start_ns);
+        self.shared.publishing.set(true);
+        self.shared.wake_all();
+        start_ns
+    }
+
+    /// Waits for the last acknowledgement and the last delivery.
+    pub(crate) async fn drain(&self, start_ns: u64) -> PhaseTimes {
+        let (shared, mut acknowledged_ns) = (&self.shared, None);
+        self.wait(|| {
+            if acknowledged_ns.is_none() && shared.is_acknowledged() {
+                acknowledged_ns = Some(shared.now_ns() - start_ns);
+            }
+            shared.is_settled()
+        })
+        .await;
+        let delivered_ns = shared.now_ns() - start_ns;
+        PhaseTimes {
+            acknowledged_ns: acknowledged_ns.unwrap_or(delivered_ns),
+            delivered_ns,
+        }
+    }
+
+    /// Waits until something is so, at most as long as the workload allows. Says whether it is.
+    pub(crate) async fn wait(&self, mut is_so: impl FnMut() -> bool) -> bool {
+        let deadline = Instant::now() + self.workload.drain_max;
+        while !is_so() {
+            if Instant::now() > deadline {
+                return false;
+            }
+            sleep(LOOK).await;
+        }
+        true
+    }
+
+    pub(crate) fn snapshot(&self) -> Result<Snapshot, LoadError> {
+        Snapshot::take(self.workload, &self.shared)
+    }
+
+    /// Disconnects everybody and enters what they saw.
+    pub(crate) async fn finish(self, report: &mut Report) -> Result<(), LoadError> {
+        self.shared.recording.set(false);
+        finish(&self.shared, self.clients, report).await
+    }
 }
 
 /// Subscribers first, so that nothing is published before they are all there.
@@ -198,42 +266,14 @@ async fn ready(shared: &Shared, count: u32, what: &str) -> Result<(), LoadError>
 }
 
 /// When the parts of a phase ended, nanoseconds since it began.
-struct PhaseTimes {
-    acknowledged_ns: u64,
-    delivered_ns: u64,
-}
-
-/// Publishes for `duration`, then waits until everything is acknowledged and delivered, or no
-/// longer to be expected.
-async fn phase(workload: &Workload, shared: &Rc<Shared>, duration: Duration) -> PhaseTimes {
-    let start_ns = shared.now_ns();
-    shared.phase_start_ns.set(start_ns);
-    shared.publishing.set(true);
-    shared.wake_all();
-    let end = Instant::now() + duration;
-    match workload.rate_per_s {
-        None => sleep_until(end).await,
-        Some(_) => pacer::pace(workload, shared, duration).await,
-    }
-    shared.publishing.set(false);
-    let deadline = Instant::now() + workload.drain_max;
-    let acknowledged_ns = Cell::new(None);
-    while !shared.is_settled() && Instant::now() < deadline {
-        let totals = shared.totals();
-        if acknowledged_ns.get().is_none() && totals.acknowledged == totals.sent {
-            acknowledged_ns.set(Some(shared.now_ns() - start_ns));
-        }
-        sleep(LOOK).await;
-    }
-    let delivered_ns = shared.now_ns() - start_ns;
-    PhaseTimes {
-        acknowledged_ns: acknowledged_ns.get().unwrap_or(delivered_ns),
-        delivered_ns,
-    }
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PhaseTimes {
+    pub(crate) acknowledged_ns: u64,
+    pub(crate) delivered_ns: u64,
 }
 
 /// All that counts up.
-struct Snapshot {
+pub(crate) struct Snapshot {
     totals: Totals,
     broker_cpu_us: Option<u64>,
     resident_bytes: u64,
@@ -256,7 +296,7 @@ impl Snapshot {
         })
     }
 
-    fn since(&self, before: &Self, workload: &Workload, times: &PhaseTimes) -> Report {
+    pub(crate) fn since(&self, before: &Self, workload: &Workload, times: &PhaseTimes) -> Report {
         let messages = self.totals.acknowledged - before.totals.acknowledged;
         let deliveries = self.totals.delivered - before.totals.delivered;
         let broker = self.broker_cpu_us.zip(before.broker_cpu_us);
@@ -288,13 +328,7 @@ impl Snapshot {
     }
 }
 
-/// Disconnects everybody and enters what they saw.
-async fn finish(
-    shared: &Rc<Shared>,
-    clients: Clients,
-    report: &mut Report,
-) -> Result<(), LoadError> {
-    let gone = |error: tokio::task::JoinError| LoadError::Protocol(error.to_string());
+async fn finish(shared: &Shared, clients: Clients, report: &mut Report) -> Result<(), LoadError> {
     let connections_lost = shared.connections_lost.get();
     let last_error = shared.last_error.borrow().clone();
     shared.finishing.set(true);
@@ -326,7 +360,14 @@ async fn finish(
     }
     report.publisher_pause_ms = per(pauses_ns.0, 1_000_000);
     report.subscriber_pause_ms = per(pauses_ns.1, 1_000_000);
+    report.acknowledged_after = shared.ack_latencies.borrow().summary();
+    report.delivered_after = shared.delivery_latencies.borrow().summary();
     Ok(())
+}
+
+/// For tasks that panicked.
+fn gone(error: JoinError) -> LoadError {
+    LoadError::Protocol(error.to_string())
 }
 
 fn enter_losses(shared: &Shared, subscriber: u32, ledgers: &[Ledger], checked: &mut Checked) {

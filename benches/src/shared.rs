@@ -29,6 +29,12 @@ pub struct Shared {
     pub ack_latencies: RefCell<Latencies>,
     /// From due to delivered.
     pub delivery_latencies: RefCell<Latencies>,
+    /// Clients that have a connection.
+    pub connected: Cell<u32>,
+    /// Whether subscribers stay without a connection.
+    pub subscribers_away: Cell<bool>,
+    /// How many messages each publisher sends at most, in all.
+    pub messages_max: Cell<u64>,
     /// Connections that were lost.
     pub connections_lost: Cell<u64>,
     /// What went wrong last.
@@ -80,6 +86,9 @@ impl Shared {
             ready: Cell::new(0),
             ack_latencies: RefCell::default(),
             delivery_latencies: RefCell::default(),
+            connected: Cell::new(0),
+            subscribers_away: Cell::new(false),
+            messages_max: Cell::new(u64::MAX),
             connections_lost: Cell::new(0),
             last_error: RefCell::default(),
             wakers: RefCell::new((0..clients).map(|_| None).collect()),
@@ -127,6 +136,13 @@ impl Shared {
             .iter()
             .flatten()
             .for_each(Waker::wake_by_ref);
+    }
+
+    /// Whether everything that was sent is acknowledged.
+    #[must_use]
+    pub fn is_acknowledged(&self) -> bool {
+        let totals = self.totals();
+        totals.acknowledged == totals.sent
     }
 
     /// Whether nothing is under way.

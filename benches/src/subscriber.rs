@@ -3,14 +3,13 @@
 use std::io;
 use std::rc::Rc;
 
-use bytes::BytesMut;
 use codec::{
     Ack, Connack, Packet, PacketId, Publish, Qos, Subscribe, Subscription, SubscriptionOptions,
     TopicFilter,
 };
 
 use crate::client::Role;
-use crate::connection::{Connection, refused};
+use crate::connection::{Output, refused};
 use crate::ledger::{Ledger, Verdict};
 use crate::payload::Stamp;
 use crate::shared::{Pause, Shared};
@@ -22,7 +21,6 @@ pub struct Subscriber {
     qos: Qos,
     shared: Rc<Shared>,
     is_subscribed: bool,
-    connections: u32,
     /// Packet ids of QoS 2 messages that wait for PUBREL.
     unreleased: IdSet,
     /// Per publisher.
@@ -49,7 +47,6 @@ impl Subscriber {
             qos,
             shared,
             is_subscribed: false,
-            connections: 0,
             unreleased: IdSet::default(),
             ledgers,
             repeated: 0,
@@ -131,30 +128,28 @@ impl Subscriber {
 }
 
 impl Role for Subscriber {
-    fn on_connected(&mut self, connack: &Connack, connection: &mut Connection) {
-        self.connections += 1;
+    fn on_connected(&mut self, connack: &Connack, output: &mut Output) {
         if !connack.session_present {
             self.sessions_lost += u32::from(self.is_subscribed);
             self.unreleased = IdSet::default();
-            connection.push(&self.subscribe());
+            output.push(&self.subscribe());
         }
     }
 
-    fn on_packet(
-        &mut self,
-        packet: Packet,
-        now_ns: u64,
-        connection: &mut Connection,
-    ) -> io::Result<()> {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "any other packet is a mistake of the server"
+    )]
+    fn on_packet(&mut self, packet: Packet, now_ns: u64, output: &mut Output) -> io::Result<()> {
         match packet {
             Packet::Publish(publish) => {
                 if let Some(answer) = self.on_publish(&publish, now_ns)? {
-                    connection.push(&answer);
+                    output.push(&answer);
                 }
             }
             Packet::Pubrel(ack) => {
                 self.unreleased.remove(ack.packet_id);
-                connection.push(&Packet::Pubcomp(Ack::success(ack.packet_id)));
+                output.push(&Packet::Pubcomp(Ack::success(ack.packet_id)));
             }
             Packet::Suback(suback) => {
                 if suback.reason_codes.iter().any(|code| code.is_error()) {
@@ -166,15 +161,18 @@ impl Role for Subscriber {
                 }
             }
             Packet::Pingresp => {}
+            Packet::Disconnect(disconnect) => {
+                return Err(refused(format!("DISCONNECT {:?}", disconnect.reason_code)));
+            }
             other => return Err(refused(format!("a subscriber got {}", other.packet_type()))),
         }
         Ok(())
     }
 
-    fn fill(&mut self, _now_ns: u64, _output: &mut BytesMut) {}
+    fn fill(&mut self, _now_ns: u64, _output: &mut Output) {}
 
-    fn connections(&self) -> u32 {
-        self.connections
+    fn is_away(&self) -> bool {
+        self.shared.subscribers_away.get()
     }
 }
 
