@@ -28,7 +28,7 @@ enum Plan {
 }
 
 /// In proportion.
-const PLANS: [Plan; 14] = [
+const PLANS: [Plan; 16] = [
     Plan::Kill,
     Plan::Kill,
     Plan::Kill,
@@ -42,6 +42,8 @@ const PLANS: [Plan; 14] = [
     Plan::Stop,
     Plan::StopAndKill,
     Plan::Roll,
+    Plan::Cut,
+    Plan::Cut,
     Plan::Cut,
 ];
 
@@ -134,8 +136,24 @@ impl Nemesis<'_> {
                     self.ready().await;
                 }
             }
-            Plan::Cut => {}
+            Plan::Cut => self.cut(one, other).await,
         }
+    }
+
+    /// Shorter and longer than a node that is silent is waited for.
+    async fn cut(&mut self, from: NodeId, to: NodeId) {
+        self.recording.fault(Fault::Cut(from, to));
+        match self.cluster.random().below(3) {
+            0 => self.cluster.cut(from, to),
+            1 => self.cluster.stall(from, to),
+            _ => {
+                self.cluster.stall(from, to);
+                self.cluster.stall(to, from);
+            }
+        }
+        self.calm(9_000).await;
+        self.cluster.heal();
+        self.recording.fault(Fault::Healed);
     }
 
     fn kill(&mut self, id: NodeId) {

@@ -21,5 +21,5 @@ pub(crate) const FEATURES: Features = Features {
     retained: false,
     shared: false,
     expiry: false,
-    cuts: false,
+    cuts: true,
 };

@@ -26,6 +26,8 @@ use std::time::Duration;
 
 use testkit::{Cluster, ClusterOptions, scale};
 
+use crate::features::FEATURES;
+
 /// One round.
 const LENGTH: Duration = Duration::from_secs(180);
 
@@ -34,6 +36,7 @@ async fn random_faults_break_no_promise_to_random_clients() {
     let name = "random_faults_break_no_promise_to_random_clients";
     let options = ClusterOptions {
         alone: true,
+        proxied: FEATURES.cuts,
         target: "nemesis",
         ..ClusterOptions::new(option_env!("CARGO_BIN_EXE_holdfast").unwrap_or("holdfast"))
     };

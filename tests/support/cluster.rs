@@ -3,6 +3,7 @@
 //! Nodes are named by their id, from 1. All of them end with the [`Cluster`], also when a test
 //! panics; then the history of all clients, the seed and the ends of the nodes' logs are printed.
 
+mod links;
 mod node;
 
 use std::collections::BTreeMap;
@@ -14,10 +15,12 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use self::links::Links;
 use self::node::{Node, configuration_path};
 use crate::history::History;
 use crate::http;
 use crate::process::{Process, tail};
+use crate::proxy::{Mode, Way};
 use crate::scale::Random;
 use crate::shim::Shim;
 use crate::wait::wait_until;
@@ -50,6 +53,8 @@ pub struct ClusterOptions {
     pub alone: bool,
     /// Nodes start with the fsync shim.
     pub shim: bool,
+    /// Nodes reach each other through proxies, so that links can be cut.
+    pub proxied: bool,
     /// The test target, for the command that repeats a failed test.
     pub target: &'static str,
 }
@@ -67,6 +72,7 @@ impl ClusterOptions {
             inflight_max: 100,
             alone: false,
             shim: false,
+            proxied: false,
             target: "process",
         }
     }
@@ -78,6 +84,7 @@ pub struct Cluster {
     name: &'static str,
     options: ClusterOptions,
     nodes: BTreeMap<NodeId, Node>,
+    links: Option<Links>,
     history: History,
     random: Random,
     directory: TempDir,
@@ -98,15 +105,20 @@ impl Cluster {
         let directory = tempfile::Builder::new().prefix("holdfast-test-").tempdir();
         let directory = directory.expect("the temporary directory is writable");
         let ids = 1..=options.nodes;
-        let nodes = ids
+        let nodes: BTreeMap<NodeId, Node> = ids
             .map(|id| (id, Node::new(id, &options, directory.path())))
             .collect();
+        let links = options.proxied.then(|| {
+            let nodes = nodes.iter().map(|(id, node)| (*id, node.cluster.address()));
+            Links::new(&nodes.collect::<Vec<_>>())
+        });
         let random = Random::from_environment();
         let history = History::new();
         let mut cluster = Self {
             name,
             options,
             nodes,
+            links,
             history,
             random,
             directory,
@@ -202,6 +214,7 @@ impl Cluster {
         let node = self.node_mut(id);
         node.suspended = false;
         let at = node.process.take().map(|mut process| process.kill());
+        self.is_gone(id);
         at.unwrap_or_else(Instant::now)
     }
 
@@ -213,9 +226,11 @@ impl Cluster {
                 process.kill_without_waiting();
             }
         }
-        for node in self.nodes.values_mut() {
+        for id in self.ids() {
+            let node = self.node_mut(id);
             node.suspended = false;
             node.process = None;
+            self.is_gone(id);
         }
     }
 
@@ -256,6 +271,57 @@ impl Cluster {
         self.history.note(format!("SIGCONT node {id}"));
         self.signal(id, Signal::CONT);
         self.node_mut(id).suspended = false;
+    }
+
+    /// Resets all connections that node `from` opened to node `to`, and every new one. Those that
+    /// `to` opened to `from` stay.
+    ///
+    /// # Panics
+    /// When the cluster was not started with `proxied`.
+    pub fn cut(&mut self, from: NodeId, to: NodeId) {
+        self.history
+            .note(format!("cut: {from} can't connect to {to}"));
+        let link = self.links().link(from, to);
+        link.refuse(true);
+        link.cut();
+    }
+
+    /// Nothing that node `from` sends reaches node `to`, whoever opened the connection; what `to`
+    /// sends reaches `from`.
+    ///
+    /// # Panics
+    /// When the cluster was not started with `proxied`.
+    pub fn stall(&mut self, from: NodeId, to: NodeId) {
+        self.history
+            .note(format!("stall: nothing from {from} reaches {to}"));
+        self.set_mode(from, to, Mode::Stall);
+    }
+
+    /// What node `from` sends reaches node `to` in this mode, whoever opened the connection.
+    ///
+    /// # Panics
+    /// When the cluster was not started with `proxied`.
+    pub fn set_mode(&mut self, from: NodeId, to: NodeId, mode: Mode) {
+        let links = self.links();
+        links.link(from, to).set(Way::There, mode);
+        links.link(to, from).set(Way::Back, mode);
+    }
+
+    /// All links work again.
+    ///
+    /// # Panics
+    /// When the cluster was not started with `proxied`.
+    pub fn heal(&mut self) {
+        self.history.note("all links heal");
+        for link in self.links().all() {
+            link.heal();
+        }
+    }
+
+    fn links(&self) -> &Links {
+        self.links
+            .as_ref()
+            .expect("this cluster was started with proxies")
     }
 
     /// SIGTERM.
@@ -387,7 +453,21 @@ impl Cluster {
         if let Some(shim) = &node.shim {
             shim.begin_life();
         }
-        node.process = Some(Process::start(&node.options));
+        let process = Process::start(&node.options);
+        let number = process.id();
+        node.process = Some(process);
+        if let Some(links) = &self.links {
+            links.processes.set(id, Some(number));
+            links.listen(id, true);
+        }
+    }
+
+    /// A node's process ended.
+    fn is_gone(&self, id: NodeId) {
+        if let Some(links) = &self.links {
+            links.listen(id, false);
+            links.processes.set(id, None);
+        }
     }
 
     fn node(&self, id: NodeId) -> &Node {
@@ -402,15 +482,22 @@ impl Cluster {
             .unwrap_or_else(|| panic!("there is no node {id}"))
     }
 
+    /// Where other nodes reach this one.
+    fn advertised(&self, id: NodeId, node: &Node) -> SocketAddr {
+        let links = self.links.as_ref();
+        links.map_or_else(|| node.cluster.address(), |links| links.address(id))
+    }
+
     fn write_configurations(&self) {
         let peers: Vec<String> = self
             .nodes
             .iter()
-            .map(|(id, node)| format!("\"{id}@{}\"", node.cluster.address()))
+            .map(|(id, node)| format!("\"{id}@{}\"", self.advertised(*id, node)))
             .collect();
         let peers = peers.join(", ");
         for (id, node) in &self.nodes {
-            let text = node.configuration(*id, &peers, &self.options);
+            let addresses = (self.advertised(*id, node), peers.as_str());
+            let text = node.configuration(*id, addresses, &self.options);
             std::fs::write(configuration_path(self.directory.path(), *id), text)
                 .expect("it is writable");
         }

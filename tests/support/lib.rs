@@ -21,6 +21,7 @@ pub mod http;
 pub mod oracle;
 pub mod ports;
 pub mod process;
+pub mod proxy;
 pub mod receiver;
 pub mod recording;
 pub mod scale;

@@ -56,6 +56,12 @@ impl Process {
         }
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL; returns when the process is gone. The time is that of the signal.
     pub fn kill(&mut self) -> Instant {
         let at = Instant::now();

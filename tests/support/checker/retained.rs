@@ -82,6 +82,13 @@ fn stored_before(story: &Story<'_>, values: &[usize], record: usize) -> Option<u
     values.iter().rev().find(is_stored).copied()
 }
 
+/// Whether the message may have been stored after the other one: it was published later, or sent
+/// again later.
+fn may_follow(story: &Story<'_>, number: usize, other: usize) -> bool {
+    let last = story.messages[number].sendings.last();
+    number >= other || last.is_some_and(|last| last.record > story.messages[other].first_sent())
+}
+
 fn never_older(
     story: &Story<'_>,
     session: &Session<'_>,
@@ -98,7 +105,7 @@ fn never_older(
             continue;
         }
         let name = story.messages[number].name();
-        if let Some(stored) = stored.filter(|stored| *stored > number) {
+        if let Some(stored) = stored.filter(|stored| !may_follow(story, number, *stored)) {
             let text = format!(
                 "{} gets the retained {name:?} after {:?} was stored",
                 session.client,
@@ -108,7 +115,8 @@ fn never_older(
             records.extend(story.messages[stored].acknowledged);
             verdict.add(Rule::Retained, &records, text);
         }
-        if let Some((_, before)) = newest.filter(|(newest, _)| *newest > number) {
+        if let Some((_, before)) = newest.filter(|(newest, _)| !may_follow(story, number, *newest))
+        {
             let text = format!(
                 "{} gets the retained {name:?} after a newer one",
                 session.client
@@ -138,13 +146,14 @@ fn is_there(
     verdict: &mut Verdict,
 ) {
     let is_clear = |number: usize| story.messages[number].payload.is_empty();
-    let mut from = values.iter().copied().filter(|number| *number >= stored);
-    if from.any(is_clear) {
+    let follows = |number: usize| may_follow(story, number, stored);
+    if values
+        .iter()
+        .any(|number| follows(*number) && is_clear(*number))
+    {
         return;
     }
-    let has = got
-        .iter()
-        .any(|one| one.message.is_some_and(|number| number >= stored));
+    let has = got.iter().any(|one| one.message.is_some_and(follows));
     if !has {
         let text = format!(
             "{} subscribed and never got {:?} or a newer one",

@@ -85,10 +85,13 @@ fn at_most_once(
     };
     let mut counted = 0;
     for (position, copy) in copies.iter().enumerate() {
-        // What a lost member did not acknowledge may go to another one.
-        let replaced = copies[position + 1..]
+        // What a lost member did not acknowledge may go to another one. The client may read it after
+        // the broker has given it up.
+        let mut others = copies
             .iter()
-            .any(|later| may_replace(story, copy, later));
+            .enumerate()
+            .filter(|(other, _)| *other != position);
+        let replaced = others.any(|(_, other)| may_replace(story, copy, other));
         counted += usize::from(!replaced);
     }
     if counted > published {
@@ -101,7 +104,7 @@ fn at_most_once(
 
 /// QoS 1: the connection was lost before the acknowledgement can be certain to have arrived. QoS 2
 /// stays with the session that it was sent to [MQTT-4.8.2-4, MQTT-4.8.2-5].
-fn may_replace(story: &Story<'_>, copy: &Delivery<'_>, later: &Delivery<'_>) -> bool {
+fn may_replace(story: &Story<'_>, copy: &Delivery<'_>, other: &Delivery<'_>) -> bool {
     let connection = &story.connections[copy.connection];
     let slack = story.settings.slack;
     let Some((end, _)) = connection.end else {
@@ -113,8 +116,8 @@ fn may_replace(story: &Story<'_>, copy: &Delivery<'_>, later: &Delivery<'_>) -> 
     });
     let acknowledged = acknowledged.map(|record| story.at(*record));
     copy.publish.qos == Qos::AtLeastOnce
-        && copy.session != later.session
-        && story.at(end) <= story.at(later.record) + slack
+        && copy.session != other.session
+        && story.at(end) <= story.at(other.record) + slack
         && acknowledged.is_none_or(|at| at + slack >= story.at(end))
 }
 

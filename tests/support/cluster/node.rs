@@ -1,5 +1,6 @@
 //! One node of a cluster: its process, ports, files and configuration.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::{ClusterOptions, NodeId};
@@ -47,7 +48,7 @@ impl Node {
     pub(super) fn configuration(
         &self,
         id: NodeId,
-        peers: &str,
+        (advertised, peers): (SocketAddr, &str),
         options: &ClusterOptions,
     ) -> String {
         let Self {
@@ -71,7 +72,7 @@ data_dir = "{data_dir}"
 [cluster]
 name = "test"
 listen = "{cluster}"
-advertise = "{cluster}"
+advertise = "{advertised}"
 peers = [{peers}]
 shards = {shards}
 
