@@ -49,6 +49,9 @@ mod storage;
 mod subscriptions;
 mod wills;
 
+#[cfg(test)]
+mod tests;
+
 pub use bodies::BodyLookup;
 pub use retained::RetainedPage;
 pub use storage::StateError;
@@ -284,8 +287,10 @@ impl Machine {
                 Err(_) => Response::Refused(Refusal::Malformed),
             })
             .collect();
-        if let ProposerId::Node { node, .. } = batch.proposer
+        // A command may have begun a newer life of the node, whose stream is another one.
+        if let ProposerId::Node { node, incarnation } = batch.proposer
             && let Some(record) = self.nodes.get_mut(&node)
+            && record.incarnation == incarnation
         {
             record.last_sequence = batch.sequence;
             record.answers = Arc::clone(&answers);

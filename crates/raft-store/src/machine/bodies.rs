@@ -93,7 +93,7 @@ impl Bodies {
         }
     }
 
-    /// Gives a message its id. `finish` must follow.
+    /// Gives a message its id, with a first reference: that of the command which brought it.
     fn begin(
         &mut self,
         message: &Message,
@@ -112,7 +112,7 @@ impl Bodies {
         let reference = stored.reference();
         let known = KnownBody {
             content: Some(Arc::clone(&stored)),
-            references: 0,
+            references: 1,
             size_bytes: reference.size_bytes,
             expires_at,
             qos: message.qos,
@@ -121,13 +121,6 @@ impl Bodies {
         self.resident_bytes = self.resident_bytes.saturating_add(known.resident_bytes());
         self.known.insert(id, known);
         NewBody { stored, reference }
-    }
-
-    /// Forgets a new body again when nothing took it.
-    fn finish(&mut self, id: u64) {
-        if self.known.get(&id).is_some_and(|body| body.references == 0) {
-            self.remove(id);
-        }
     }
 
     /// One more refers to it.
@@ -293,7 +286,7 @@ impl Machine {
         self.bodies.resident_bytes
     }
 
-    /// Gives a message its id; `finish_body` forgets it again when nothing took it.
+    /// Gives a message its id; `finish_body` must follow, and forgets it again when nothing took it.
     pub(super) fn begin_body(
         &mut self,
         message: &Message,
@@ -304,7 +297,7 @@ impl Machine {
     }
 
     pub(super) fn finish_body(&mut self, body: &NewBody) {
-        self.bodies.finish(body.reference.id);
+        self.bodies.release(body.reference.id);
     }
 
     /// When a message that is accepted now expires [MQTT-3.3.2-5].

@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use codec::{ClientId, Message, PacketId, ReasonCode, TopicFilter};
+use codec::{ClientId, Message, PacketId, Qos, ReasonCode, TopicFilter};
 use session::{Body, Delivery, DropCause, Input, Output};
 
 use super::Machine;
@@ -44,6 +44,16 @@ pub(super) struct TakenFrom {
     /// Items that were refused and that the source has not settled: offered again, they are refused
     /// again, or they would reach two members.
     pub(super) refused: BTreeSet<u64>,
+}
+
+/// The caller counts its reference to the body.
+fn new_item(publisher: &ClientId, body: &NewBody, share: Option<Arc<TopicFilter>>) -> Item {
+    Item {
+        publisher: publisher.clone(),
+        body: body.reference.id,
+        size_bytes: body.reference.size_bytes,
+        share,
+    }
 }
 
 impl Machine {
@@ -118,14 +128,14 @@ impl Machine {
             if shard == self.shard {
                 self.deliver_body(publisher, &body, effects);
             } else {
-                self.put_into_outbox(OutboxTarget::Shard(shard), publisher, &body, None);
+                self.put_into_outbox(OutboxTarget::Shard(shard), publisher, &body);
             }
         }
         for (node, incarnation) in targets.nodes {
             // A life that is over has no transient session any more.
             if !self.is_life_over(node, incarnation) {
                 let target = OutboxTarget::Node(node, incarnation);
-                let number = self.put_into_outbox(target, publisher, &body, None);
+                let number = self.put_into_outbox(target, publisher, &body);
                 self.show_to_node(target, number, effects);
             }
         }
@@ -151,20 +161,27 @@ impl Machine {
             qos: body.stored.message.qos,
             retain: body.stored.message.retain,
         };
-        let target = match target {
+        let place = match target {
             OutboxTarget::Shard(shard) if shard == self.shard => {
                 if self.deliver_shared_or_drop(&copy, effects) {
                     return;
                 }
-                OutboxTarget::Unplaced
+                None
             }
-            OutboxTarget::Node(node, life) if self.is_life_over(node, life) => {
-                OutboxTarget::Unplaced
-            }
-            OutboxTarget::Shard(_) | OutboxTarget::Node(..) | OutboxTarget::Unplaced => target,
+            OutboxTarget::Node(node, life) if self.is_life_over(node, life) => None,
+            OutboxTarget::Shard(_) if copy.qos == Qos::AtMostOnce => None,
+            OutboxTarget::Unplaced => None,
+            OutboxTarget::Shard(_) | OutboxTarget::Node(..) => Some(target),
         };
-        let number = self.put_into_outbox(target, publisher, body, Some(share));
-        self.show_to_node(target, number, effects);
+        self.bodies.retain(body.reference.id);
+        let item = new_item(publisher, body, Some(share));
+        match place {
+            None => self.unplace(item, effects),
+            Some(target) => {
+                let number = self.put_item(target, item);
+                self.show_to_node(target, number, effects);
+            }
+        }
     }
 
     fn put_into_outbox(
@@ -172,16 +189,9 @@ impl Machine {
         target: OutboxTarget,
         publisher: &ClientId,
         body: &NewBody,
-        share: Option<Arc<TopicFilter>>,
     ) -> u64 {
         self.bodies.retain(body.reference.id);
-        let item = Item {
-            publisher: publisher.clone(),
-            body: body.reference.id,
-            size_bytes: body.reference.size_bytes,
-            share,
-        };
-        self.put_item(target, item)
+        self.put_item(target, new_item(publisher, body, None))
     }
 
     /// The item's reference to its body comes along.
@@ -236,16 +246,15 @@ impl Machine {
         items: Vec<OutboxItem>,
         effects: &mut Vec<Effect>,
     ) -> Response {
+        let upto = self.taken.get(&source).map_or(0, |taken| taken.upto);
+        if first > upto.saturating_add(1) {
+            return Response::Refused(Refusal::Malformed);
+        }
         let mut taken = self.taken.remove(&source).unwrap_or_default();
         taken.refused = taken.refused.split_off(&settled.saturating_add(1));
         let mut next = first;
-        let mut in_order = true;
         for item in items {
             if next > taken.upto {
-                in_order = next == taken.upto.saturating_add(1);
-                if !in_order {
-                    break;
-                }
                 if !self.take_outbox_item(item, effects) {
                     taken.refused.insert(next);
                 }
@@ -254,13 +263,11 @@ impl Machine {
             next = next.saturating_add(1);
         }
         let refused = taken.refused.range(first..next).copied().collect();
-        self.taken.insert(source, taken);
-        self.changes.insert(StateKey::Taken(source));
-        if in_order {
-            Response::TookOutbox { refused }
-        } else {
-            Response::Refused(Refusal::Malformed)
+        if taken.upto > 0 {
+            self.taken.insert(source, taken);
+            self.changes.insert(StateKey::Taken(source));
         }
+        Response::TookOutbox { refused }
     }
 
     /// False: it is for a member of a shared subscription that has none here.
@@ -293,13 +300,14 @@ impl Machine {
         target: OutboxTarget,
         upto: u64,
         refused: &[u64],
+        effects: &mut Vec<Effect>,
     ) -> Response {
         for number in refused {
             let item = self.outbox.item(target, *number);
             if item.is_some_and(|item| item.share.is_some())
                 && let Some(item) = self.take_item(target, *number)
             {
-                self.put_item(OutboxTarget::Unplaced, item);
+                self.unplace(item, effects);
             }
         }
         if target != OutboxTarget::Unplaced {
@@ -385,16 +393,29 @@ impl Machine {
     }
 
     /// A life of a node is over: its sessions are gone, but shared items are for anybody.
-    pub(super) fn end_outbox_target(&mut self, target: OutboxTarget) {
+    pub(super) fn end_outbox_target(&mut self, target: OutboxTarget, effects: &mut Vec<Effect>) {
         for (number, item) in self.outbox.remove(target) {
             self.changes.insert(StateKey::OutboxItem(target, number));
             if item.share.is_some() {
-                self.put_item(OutboxTarget::Unplaced, item);
+                self.unplace(item, effects);
             } else {
                 self.bodies.release(item.body);
             }
         }
         self.changes.insert(StateKey::Outbox(target));
+    }
+
+    /// A shared item whose place was no good. At QoS 0 it gets no other: the durable plane takes none of
+    /// that kind, and nobody waits for it.
+    fn unplace(&mut self, item: Item, effects: &mut Vec<Effect>) {
+        let qos = self.bodies.get(item.body).map(|body| body.qos);
+        if qos == Some(Qos::AtMostOnce) {
+            self.bodies.release(item.body);
+            let cause = DropCause::NoMember;
+            effects.push(Effect::Dropped { cause });
+        } else {
+            self.put_item(OutboxTarget::Unplaced, item);
+        }
     }
 
     /// Items of one outbox target after a number, at most `max_items` and about `max_bytes`.

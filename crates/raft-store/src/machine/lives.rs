@@ -80,7 +80,7 @@ impl Machine {
             self.end_connections(&client_id, node, upto, effects);
         }
         for target in self.outbox.node_targets(node, upto) {
-            self.end_outbox_target(target);
+            self.end_outbox_target(target, effects);
         }
     }
 
