@@ -6,17 +6,30 @@ use std::time::Duration;
 use codec::{ClientId, PacketId, Qos, ReasonCode, Timestamp, TopicFilter};
 use raft_store::{Acknowledgement, Connect, StateKey, StateRecord};
 use session::{
-    ConnectionState, Delivery, DeliveryPhase, DeliveryRecord, DropCause, QueueOverflow, Resend,
-    SessionLimits, SessionMeta, Subscription,
+    Body, ConnectionState, Delivery, DeliveryPhase, DeliveryRecord, DropCause, QueueOverflow, Resend,
+    SessionLimits, SessionMeta, StoredMessage, Subscription,
 };
+
+use super::records::Substance;
 
 /// What a session says to its connection, or loses.
 pub(crate) enum Said {
-    Publish(PacketId, Delivery),
-    Pubrel(PacketId, ReasonCode),
+    Publish(u64, PacketId, Delivery),
+    /// With its place in the order of PUBRECs, unless the id is unknown.
+    Pubrel(Option<u64>, PacketId, ReasonCode),
     Dropped(DropCause),
+    /// The queue is full, and the connection is to be closed.
     QueueFull,
-    /// Nothing for the connection: the publisher learns it.
+}
+
+/// What became of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Copy {
+    Taken,
+    Expired,
+    /// The queue is full: it is lost, and that was said.
+    Lost,
+    /// The queue is full: nothing was said, its publisher learns it.
     Rejected,
 }
 
@@ -75,7 +88,11 @@ impl NaiveSession {
     }
 
     /// What to send again, and what is sent for the first time behind it.
-    pub(crate) fn connect(&mut self, connect: &Connect) -> (Vec<Resend>, Vec<Said>) {
+    pub(crate) fn connect(
+        &mut self,
+        now: Timestamp,
+        connect: &Connect,
+    ) -> (Vec<Resend>, Vec<Said>) {
         let resend = self.resend();
         self.connected = true;
         self.ends_at = None;
@@ -84,7 +101,7 @@ impl NaiveSession {
         self.limits = connect.limits;
         self.unreleased_max = self.unreleased.len() as u16 + connect.limits.receive_maximum;
         let mut said = Vec::new();
-        self.send_queued(&mut said);
+        self.send_queued(now, &mut said);
         (resend, said)
     }
 
@@ -95,15 +112,31 @@ impl NaiveSession {
         self.ends_at = (expiry_interval_s != u32::MAX).then(|| now.plus(lifetime));
     }
 
-    /// What is lost when the session ends.
-    pub(crate) fn lost(&self) -> usize {
-        self.pending
-            .iter()
-            .filter(|pending| pending.delivery.is_some())
-            .count()
+    /// The session ends: what goes to another member of its share, and how many messages are lost.
+    /// QoS 2 goes to nobody else once it was sent [MQTT-4.8.2-5].
+    pub(crate) fn end(&self) -> (Vec<Delivery>, usize) {
+        let mut reassigned = Vec::new();
+        let mut lost = 0;
+        for pending in &self.pending {
+            let Some(delivery) = &pending.delivery else {
+                continue;
+            };
+            let was_begun = matches!(pending.phase, DeliveryPhase::AwaitPubrec { .. });
+            if delivery.share.is_some() && !was_begun {
+                reassigned.push(delivery.clone());
+            } else {
+                lost += 1;
+            }
+        }
+        (reassigned, lost)
     }
 
-    fn resend(&self) -> Vec<Resend> {
+    pub(crate) fn unreleased(&self) -> Vec<PacketId> {
+        self.unreleased.iter().copied().collect()
+    }
+
+    /// What is in flight: PUBRELs in the order of PUBRECs, then PUBLISHes in the order they were sent.
+    pub(crate) fn resend(&self) -> Vec<Resend> {
         let mut pubrels = Vec::new();
         let mut publishes = Vec::new();
         for pending in &self.pending {
@@ -120,6 +153,7 @@ impl NaiveSession {
                         pubrec_position,
                         Resend::Pubrel {
                             position,
+                            pubrec_position,
                             packet_id,
                         },
                     ));
@@ -170,25 +204,59 @@ impl NaiveSession {
         }
     }
 
-    fn send_queued(&mut self, said: &mut Vec<Said>) {
+    fn oldest_queued(&self) -> Option<usize> {
+        let queued = |pending: &Pending| pending.phase == DeliveryPhase::Queued;
+        self.pending.iter().position(queued)
+    }
+
+    fn is_expired(&self, index: usize, now: Timestamp) -> bool {
+        let delivery = self.pending[index].delivery.as_ref();
+        delivery.is_some_and(|delivery| has_passed(delivery.body.expires_at(), now))
+    }
+
+    fn send_queued(&mut self, now: Timestamp, said: &mut Vec<Said>) {
         while self.has_room() {
-            let queued = |pending: &Pending| pending.phase == DeliveryPhase::Queued;
-            let Some(index) = self.pending.iter().position(queued) else {
+            let Some(index) = self.oldest_queued() else {
                 return;
             };
+            if self.is_expired(index, now) {
+                self.pending.remove(index);
+                said.push(Said::Dropped(DropCause::Expired));
+                continue;
+            }
             let packet_id = self.take_packet_id();
+            let position = self.pending[index].position;
             let delivery = self.pending[index].delivery.clone().unwrap();
             self.pending[index].phase = match delivery.qos {
                 Qos::ExactlyOnce => DeliveryPhase::AwaitPubrec { packet_id },
                 Qos::AtLeastOnce | Qos::AtMostOnce => DeliveryPhase::AwaitPuback { packet_id },
             };
-            said.push(Said::Publish(packet_id, delivery));
+            said.push(Said::Publish(position, packet_id, delivery));
         }
     }
 
-    pub(crate) fn deliver(&mut self, delivery: Delivery, said: &mut Vec<Said>) {
-        if !self.has_room() && !self.make_room(&delivery, said) {
-            return;
+    pub(crate) fn deliver(
+        &mut self,
+        now: Timestamp,
+        delivery: Delivery,
+        said: &mut Vec<Said>,
+    ) -> Copy {
+        if has_passed(delivery.body.expires_at(), now) {
+            said.push(Said::Dropped(DropCause::Expired));
+            return Copy::Expired;
+        }
+        if !self.has_room() {
+            while let Some(oldest) = self.oldest_queued() {
+                if !self.is_expired(oldest, now) {
+                    break;
+                }
+                self.pending.remove(oldest);
+                said.push(Said::Dropped(DropCause::Expired));
+            }
+            let room = self.make_room(&delivery, said);
+            if room != Copy::Taken {
+                return room;
+            }
         }
         let position = self.next_position;
         self.next_position += 1;
@@ -198,11 +266,12 @@ impl NaiveSession {
             delivery: Some(delivery),
             phase,
         });
-        self.send_queued(said);
+        self.send_queued(now, said);
+        Copy::Taken
     }
 
     fn queue_has_room_for(&self, delivery: &Delivery) -> bool {
-        let size = |delivery: &Delivery| delivery.body.message.size() as u64;
+        let size = |delivery: &Delivery| u64::from(delivery.body.size_bytes());
         let queued = self
             .pending
             .iter()
@@ -216,25 +285,23 @@ impl NaiveSession {
     }
 
     /// Room in the queue, or what the policy says instead.
-    fn make_room(&mut self, delivery: &Delivery, said: &mut Vec<Said>) -> bool {
+    fn make_room(&mut self, delivery: &Delivery, said: &mut Vec<Said>) -> Copy {
         if self.queue_has_room_for(delivery) {
-            return true;
+            return Copy::Taken;
         }
-        let size = delivery.body.message.size() as u64;
+        let size = u64::from(delivery.body.size_bytes());
         let fits_alone = self.limits.queue_messages_max > 0 && size <= self.limits.queue_bytes_max;
         match self.limits.queue_overflow {
             QueueOverflow::Reject if delivery.qos == Qos::AtLeastOnce => {
-                said.push(Said::Rejected);
-                return false;
+                return Copy::Rejected;
             }
             QueueOverflow::DropOldest if fits_alone => {
                 while !self.queue_has_room_for(delivery) {
-                    let queued = |pending: &Pending| pending.phase == DeliveryPhase::Queued;
-                    let oldest = self.pending.iter().position(queued).unwrap();
+                    let oldest = self.oldest_queued().unwrap();
                     self.pending.remove(oldest);
                     said.push(Said::Dropped(DropCause::QueueFullOldest));
                 }
-                return true;
+                return Copy::Taken;
             }
             QueueOverflow::Disconnect if self.connected => said.push(Said::QueueFull),
             QueueOverflow::Reject
@@ -243,10 +310,14 @@ impl NaiveSession {
             | QueueOverflow::Disconnect => {}
         }
         said.push(Said::Dropped(DropCause::QueueFullNewest));
-        false
+        Copy::Lost
     }
 
-    pub(crate) fn acknowledge(&mut self, acknowledgement: Acknowledgement) -> Vec<Said> {
+    pub(crate) fn acknowledge(
+        &mut self,
+        now: Timestamp,
+        acknowledgement: Acknowledgement,
+    ) -> Vec<Said> {
         let mut said = Vec::new();
         let (Acknowledgement::Puback(packet_id)
         | Acknowledgement::Pubrec(packet_id, _)
@@ -260,10 +331,8 @@ impl NaiveSession {
             (Acknowledgement::Puback(_), Some(DeliveryPhase::AwaitPuback { .. }))
             | (Acknowledgement::Pubcomp(_), Some(DeliveryPhase::AwaitPubcomp { .. })) => true,
             (Acknowledgement::Pubrec(_, code), None) if !code.is_error() => {
-                said.push(Said::Pubrel(
-                    packet_id,
-                    ReasonCode::PacketIdentifierNotFound,
-                ));
+                let unknown = ReasonCode::PacketIdentifierNotFound;
+                said.push(Said::Pubrel(None, packet_id, unknown));
                 false
             }
             (
@@ -271,8 +340,8 @@ impl NaiveSession {
                 Some(DeliveryPhase::AwaitPubrec { .. } | DeliveryPhase::AwaitPubcomp { .. }),
             ) => {
                 if !code.is_error() {
-                    self.receive(found.unwrap(), packet_id);
-                    said.push(Said::Pubrel(packet_id, ReasonCode::Success));
+                    let place = self.receive(found.unwrap(), packet_id);
+                    said.push(Said::Pubrel(Some(place), packet_id, ReasonCode::Success));
                 }
                 code.is_error()
             }
@@ -280,22 +349,27 @@ impl NaiveSession {
         };
         if done {
             self.pending.remove(found.unwrap());
-            self.send_queued(&mut said);
+            self.send_queued(now, &mut said);
         }
         said
     }
 
-    /// PUBREC: only the id is left.
-    fn receive(&mut self, index: usize, packet_id: PacketId) {
-        if let DeliveryPhase::AwaitPubrec { .. } = self.pending[index].phase {
-            let pubrec_position = self.next_pubrec_position;
-            self.next_pubrec_position += 1;
-            self.pending[index].phase = DeliveryPhase::AwaitPubcomp {
-                packet_id,
-                pubrec_position,
-            };
-            self.pending[index].delivery = None;
+    /// PUBREC: only the id is left, with its place in the order of PUBRECs.
+    fn receive(&mut self, index: usize, packet_id: PacketId) -> u64 {
+        if let DeliveryPhase::AwaitPubcomp {
+            pubrec_position, ..
+        } = self.pending[index].phase
+        {
+            return pubrec_position;
         }
+        let pubrec_position = self.next_pubrec_position;
+        self.next_pubrec_position += 1;
+        self.pending[index].phase = DeliveryPhase::AwaitPubcomp {
+            packet_id,
+            pubrec_position,
+        };
+        self.pending[index].delivery = None;
+        pubrec_position
     }
 
     /// A QoS 2 PUBLISH from the client. `None`: more than the Receive Maximum.
@@ -334,18 +408,17 @@ impl NaiveSession {
     }
 
     /// Everything but `meta` as it is to be stored, bodies without their ids.
-    pub(crate) fn records(&self, client_id: &ClientId) -> Vec<(StateKey, StateRecord)> {
-        let mut records = Vec::new();
+    pub(crate) fn records(&self, client_id: &ClientId) -> Substance {
+        let mut records = Substance::new();
         if !self.unreleased.is_empty() {
             let ids = self.unreleased.iter().copied().collect();
-            records.push((
-                StateKey::Inbound(client_id.clone()),
-                StateRecord::Inbound(ids),
-            ));
+            let key = StateKey::Inbound(client_id.clone());
+            records.insert(key, (StateRecord::Inbound(ids), None));
         }
         for (filter, subscription) in &self.subscriptions {
             let key = StateKey::Subscription(client_id.clone(), filter.clone());
-            records.push((key, StateRecord::Subscription(subscription.clone())));
+            let record = StateRecord::Subscription(subscription.clone());
+            records.insert(key, (record, None));
         }
         for Pending {
             position,
@@ -361,11 +434,21 @@ impl NaiveSession {
                 identifiers: delivery
                     .map(|each| each.identifiers.clone())
                     .unwrap_or_default(),
+                share: delivery.and_then(|each| each.share.clone()),
                 phase: *phase,
             };
             let key = StateKey::Delivery(client_id.clone(), *position);
-            records.push((key, StateRecord::Delivery(record)));
+            let body = delivery.map(|each| match &each.body {
+                Body::Here(stored) => StoredMessage::clone(stored),
+                Body::Stored(name) => panic!("the model knows no names: {name:?}"),
+            });
+            records.insert(key, (StateRecord::Delivery(record), body));
         }
         records
     }
+}
+
+/// Whether a copy whose delivery has not begun is dropped [MQTT-3.3.2-5].
+pub(crate) fn has_passed(expires_at: Option<Timestamp>, now: Timestamp) -> bool {
+    expires_at.is_some_and(|expires_at| expires_at <= now)
 }

@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use codec::{ClientId, ReasonCode, Timestamp, TopicFilter};
+use codec::{ClientId, ReasonCode, Timestamp, TopicFilter, TopicName};
 use raft_store::{
-    Acknowledgement, CloseReason, Command, Connect, Effect, Epoch, Holder, Incarnation, NodeId,
-    OutboxItem, OutboxTarget, ProposerId, Refusal, Response, RouteTarget, ShardId,
+    Acknowledgement, CloseReason, Command, Connect, Effect, Ending, Epoch, Holder, Incarnation,
+    NodeId, OutboxTarget, ProposerId, Refusal, Response, RouteTarget, ShardId, WaitingItem,
 };
 use session::{DropCause, Subscription};
 
@@ -17,8 +17,19 @@ use super::naive_session::{NaiveSession, Said};
 
 #[path = "naive_shard/messages.rs"]
 mod messages;
+#[path = "naive_shard/outbox.rs"]
+mod outbox;
+#[path = "naive_shard/retained.rs"]
+mod retained;
 #[path = "naive_shard/view.rs"]
 mod view;
+#[path = "naive_shard/wills.rs"]
+mod wills;
+
+pub(crate) use messages::Choices;
+pub(crate) use retained::Retained;
+pub(crate) use wills::NaiveWill;
+use retained::Read;
 
 /// How often each route entry is there.
 pub(crate) type Routes = BTreeMap<(TopicFilter, RouteTarget), u64>;
@@ -37,12 +48,21 @@ pub(crate) struct Client {
     pub(crate) open: Option<Holder>,
     formers: Vec<(Epoch, Holder)>,
     pub(crate) session: Option<NaiveSession>,
+    pub(crate) read: Option<Read>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Target {
     given: u64,
-    items: BTreeMap<u64, OutboxItem>,
+    items: BTreeMap<u64, WaitingItem>,
+}
+
+/// How far another shard's outbox is taken.
+#[derive(Clone, Debug, Default)]
+struct Source {
+    upto: u64,
+    /// Not settled yet.
+    refused: Vec<u64>,
 }
 
 /// What applying a batch gives.
@@ -60,9 +80,18 @@ pub(crate) struct NaiveShard {
     lives: BTreeMap<NodeId, Life>,
     pub(crate) clients: BTreeMap<ClientId, Client>,
     fences: BTreeMap<ClientId, Epoch>,
-    taken: BTreeMap<ShardId, u64>,
+    taken: BTreeMap<ShardId, Source>,
+    pub(crate) wills: BTreeMap<Epoch, NaiveWill>,
+    pub(crate) retained: BTreeMap<TopicName, Retained>,
+    versions: u64,
+    /// Which members of shared subscriptions get something.
+    pub(crate) choices: Choices,
     outbox: BTreeMap<OutboxTarget, Target>,
     effects: Vec<Effect>,
+    /// What the machine answered to the command at hand, for where it has a choice.
+    hint: Option<Response>,
+    /// How many retained copies the last batch brought too late.
+    pub(crate) outdated: u32,
 }
 
 impl NaiveShard {
@@ -75,20 +104,29 @@ impl NaiveShard {
             clients: BTreeMap::new(),
             fences: BTreeMap::new(),
             taken: BTreeMap::new(),
+            wills: BTreeMap::new(),
+            retained: BTreeMap::new(),
+            versions: 0,
+            choices: Choices::default(),
             outbox: BTreeMap::new(),
             effects: Vec::new(),
+            hint: None,
+            outdated: 0,
         }
     }
 
-    /// `None` stands for bytes that are no command.
+    /// `None` stands for bytes that are no command; `hints`: what the machine answered.
     pub(crate) fn apply(
         &mut self,
         index: u64,
         (proposer, sequence): (ProposerId, u64),
         leader_time: Timestamp,
-        commands: &[Option<Command>],
+        (commands, hints): (&[Option<Command>], &[Response]),
     ) -> Outcome {
+        let commands: Vec<_> = commands.iter().zip(hints).collect();
+        let commands = &commands[..];
         self.time = self.time.max(leader_time);
+        self.outdated = 0;
         let answers = match proposer {
             ProposerId::Node { node, incarnation } => {
                 self.apply_numbered((node, incarnation), sequence, index, commands)
@@ -106,7 +144,7 @@ impl NaiveShard {
         (node, incarnation): (NodeId, Incarnation),
         sequence: u64,
         index: u64,
-        commands: &[Option<Command>],
+        commands: &[(&Option<Command>, &Response)],
     ) -> Vec<Response> {
         let refused = |refusal| vec![Response::Refused(refusal); commands.len()];
         if self
@@ -132,9 +170,16 @@ impl NaiveShard {
         answers
     }
 
-    fn apply_all(&mut self, index: u64, commands: &[Option<Command>]) -> Vec<Response> {
-        let apply = |command: &Option<Command>| match command {
-            Some(command) => self.command(index, command.clone()),
+    fn apply_all(
+        &mut self,
+        index: u64,
+        commands: &[(&Option<Command>, &Response)],
+    ) -> Vec<Response> {
+        let apply = |(command, hint): &(&Option<Command>, &Response)| match command {
+            Some(command) => {
+                self.hint = Some((*hint).clone());
+                self.command(index, command.clone())
+            }
             None => Response::Refused(Refusal::Malformed),
         };
         commands.iter().map(apply).collect()
@@ -143,7 +188,7 @@ impl NaiveShard {
     #[expect(clippy::too_many_lines, reason = "one arm per command")]
     fn command(&mut self, index: u64, command: Command) -> Response {
         match command {
-            Command::Hello => {}
+            Command::Hello | Command::Barrier => {}
             Command::NodeUp { node } => {
                 let incarnation = Incarnation(index);
                 self.begin_life(node, incarnation);
@@ -155,15 +200,17 @@ impl NaiveShard {
                 client_id,
                 epoch,
                 session_expiry_interval_s,
+                ending,
             } => {
-                return self.disconnect(&client_id, epoch, session_expiry_interval_s);
+                return self.disconnect(&client_id, epoch, session_expiry_interval_s, ending);
             }
             Command::Subscribe {
                 client_id,
                 epoch,
                 filters,
+                reads_retained,
             } => {
-                return self.subscribe(&client_id, epoch, filters);
+                return self.subscribe(&client_id, epoch, filters, reads_retained);
             }
             Command::Unsubscribe {
                 client_id,
@@ -176,9 +223,47 @@ impl NaiveShard {
                 client_id,
                 epoch,
                 message,
+                retained_version,
             } => {
-                return self.publish(&client_id, epoch, message);
+                return self.publish(&client_id, epoch, message, retained_version);
             }
+            Command::PublishShared {
+                client_id,
+                epoch,
+                filter,
+                message,
+                expires_in_ms,
+            } => {
+                let body = self.body(message, expires_in_ms, None);
+                return self.publish_shared(&client_id, epoch, &filter, &body);
+            }
+            Command::SetRetained {
+                client_id,
+                epoch,
+                message,
+                limits,
+            } => {
+                return self.set_retained(&client_id, epoch, message, limits);
+            }
+            Command::DeliverRetained {
+                client_id,
+                epoch,
+                copies,
+                last,
+            } => {
+                return self.deliver_retained(&client_id, epoch, copies, last);
+            }
+            Command::PublishWill {
+                epoch,
+                retained_version,
+                shards,
+                nodes,
+                shared,
+            } => {
+                return self.publish_will(epoch, retained_version, (&shards, &nodes, &shared));
+            }
+            Command::Place { number, to } => return self.place(number, to),
+            Command::Claim { target, number } => return self.claim(target, number),
             Command::ReceiveExactlyOnce {
                 client_id,
                 epoch,
@@ -186,9 +271,12 @@ impl NaiveShard {
                 message,
                 shards,
                 nodes,
+                retained_version,
+                shared,
             } => {
                 let from = (&client_id, epoch, packet_id);
-                return self.receive_exactly_once(from, message, &shards, &nodes);
+                let body = self.body(message, None, retained_version);
+                return self.receive_exactly_once(from, &body, (&shards, &nodes, &shared));
             }
             Command::Release {
                 client_id,
@@ -227,16 +315,17 @@ impl NaiveShard {
             }
             Command::TakeOutbox {
                 source,
+                settled,
                 first,
                 items,
             } => {
-                return self.take_outbox(source, first, items);
+                return self.take_outbox(source, settled, first, items);
             }
-            Command::Taken { target, upto } => {
-                if let Some(target) = self.outbox.get_mut(&target) {
-                    target.items.retain(|number, _| *number > upto);
-                }
-            }
+            Command::Taken {
+                target,
+                upto,
+                refused,
+            } => self.trim(target, upto, &refused),
             Command::ExpireSession { client_id, epoch } => self.expire(&client_id, epoch),
         }
         Response::Done
@@ -288,20 +377,17 @@ impl NaiveShard {
             let client = self.clients.get_mut(&client_id).unwrap();
             let (epoch, open, formers) = (client.epoch, client.open, client.formers.clone());
             for (former, _) in formers.iter().filter(|(_, holder)| ended(holder)) {
-                self.disconnect(&client_id, *former, None);
+                self.disconnect(&client_id, *former, None, Ending::Abnormal);
             }
             if let Some(holder) = open.filter(ended) {
                 self.effects.push(Effect::Close {
                     holder,
                     reason: CloseReason::NodeDown,
                 });
-                self.disconnect(&client_id, epoch, None);
+                self.disconnect(&client_id, epoch, None, Ending::Abnormal);
             }
         }
-        self.outbox.retain(|target, _| match target {
-            OutboxTarget::Node(of, life) => *of != node || !over(*life),
-            OutboxTarget::Shard(_) => true,
-        });
+        self.end_lanes(|of, life| of == node && over(life));
     }
 
     /// Whether this shard takes nothing from a life any more.
@@ -322,6 +408,16 @@ impl NaiveShard {
         let (mut formers, mut kept) = (Vec::new(), None);
         if let Some(former) = self.clients.remove(&client_id) {
             formers = former.formers;
+            let is_over = |session: &NaiveSession| {
+                connect.clean_start
+                    || session.ends_at.is_some_and(|end| end <= self.time)
+                    || (former.open.is_some() && session.expiry_interval_s == 0)
+            };
+            let (over, resumed) = match former.session {
+                Some(session) if is_over(&session) => (Some(session), None),
+                session => (None, session),
+            };
+            self.will_at_connect(former.epoch, resumed.is_some());
             if let Some(holder) = former.open {
                 formers.push((former.epoch, holder));
                 self.effects.push(Effect::Close {
@@ -329,15 +425,10 @@ impl NaiveShard {
                     reason: CloseReason::TakenOver,
                 });
             }
-            let is_over = |session: &NaiveSession| {
-                connect.clean_start
-                    || session.ends_at.is_some_and(|end| end <= self.time)
-                    || (former.open.is_some() && session.expiry_interval_s == 0)
-            };
-            match former.session {
-                Some(session) if is_over(&session) => self.lose(&session),
-                session => kept = session,
+            if let Some(session) = over {
+                self.lose(&client_id, &session);
             }
+            kept = resumed;
         }
         let session_present = kept.is_some();
         let hosted = session_present || connect.session_expiry_interval_s > 0;
@@ -353,18 +444,22 @@ impl NaiveShard {
             open: Some(holder),
             formers,
             session,
+            read: None,
         };
-        let mut said = Vec::new();
+        let (mut said, mut awaiting_pubrel) = (Vec::new(), Vec::new());
         let (mut resend, mut subscriptions) = (Vec::new(), Vec::new());
         if let Some(session) = &mut client.session {
-            (resend, said) = session.connect(connect);
+            (resend, said) = session.connect(self.time, connect);
             subscriptions = session.subscriptions.clone().into_iter().collect();
+            awaiting_pubrel = session.unreleased();
         }
         self.clients.insert(client_id.clone(), client);
+        self.arm_will(&client_id, epoch, connect.will.as_ref());
         self.effects.push(Effect::Resumed {
             holder,
             resend,
             subscriptions,
+            awaiting_pubrel,
         });
         self.tell(&client_id, said);
         answer
@@ -375,6 +470,7 @@ impl NaiveShard {
         client_id: &ClientId,
         epoch: Epoch,
         interval: Option<u32>,
+        ending: Ending,
     ) -> Response {
         let Some(client) = self.clients.get_mut(client_id) else {
             return stale();
@@ -383,15 +479,20 @@ impl NaiveShard {
             if client.open.take().is_none() {
                 return stale();
             }
+            client.read = None;
             let own = client.session.as_ref();
             let interval = interval.or_else(|| own.map(|session| session.expiry_interval_s));
             match &mut client.session {
                 Some(session) if interval != Some(0) => {
                     session.disconnect(self.time, interval.unwrap());
+                    let ends_at = session.ends_at;
+                    self.will_at_close(epoch, ending, ends_at);
                 }
                 session => {
-                    if let Some(session) = session.take() {
-                        self.lose(&session);
+                    let session = session.take();
+                    self.will_at_close(epoch, ending, Some(self.time));
+                    if let Some(session) = session {
+                        self.lose(client_id, &session);
                     }
                 }
             }
@@ -405,6 +506,7 @@ impl NaiveShard {
                 let (client_id, epoch) = (client_id.clone(), client.epoch);
                 self.effects.push(Effect::FencesOver { client_id, epoch });
             }
+            self.will_of_former(epoch, ending);
         }
         self.clients.retain(|_, client| {
             client.open.is_some() || client.session.is_some() || !client.formers.is_empty()
@@ -422,18 +524,27 @@ impl NaiveShard {
             return;
         };
         let session = client.session.take().unwrap();
-        self.lose(&session);
+        self.lose(client_id, &session);
         if self.clients[client_id].formers.is_empty() {
             self.clients.remove(client_id);
         }
     }
 
-    fn lose(&mut self, session: &NaiveSession) {
+    /// A session ends: what it had by a share goes to other members, the rest is lost.
+    fn lose(&mut self, client_id: &ClientId, session: &NaiveSession) {
+        let (reassigned, lost) = session.end();
+        for delivery in reassigned {
+            let item = WaitingItem {
+                publisher: client_id.clone(),
+                body: delivery.body,
+                share: delivery.share.map(|share| TopicFilter::clone(&share)),
+            };
+            self.put(OutboxTarget::Unplaced, item);
+        }
         let dropped = Effect::Dropped {
             cause: DropCause::SessionEnded,
         };
-        self.effects
-            .extend(std::iter::repeat_n(dropped, session.lost()));
+        self.effects.extend(std::iter::repeat_n(dropped, lost));
     }
 
     fn open_session(&mut self, client_id: &ClientId, epoch: Epoch) -> Option<&mut NaiveSession> {
@@ -447,6 +558,7 @@ impl NaiveShard {
         client_id: &ClientId,
         epoch: Epoch,
         filters: Vec<(TopicFilter, Subscription)>,
+        reads_retained: bool,
     ) -> Response {
         let Some(session) = self.open_session(client_id, epoch) else {
             return stale();
@@ -454,6 +566,9 @@ impl NaiveShard {
         let mut existed = Vec::new();
         for (filter, subscription) in filters {
             existed.push(session.subscriptions.insert(filter, subscription).is_some());
+        }
+        if reads_retained {
+            self.begin_read(client_id);
         }
         Response::Subscribed { existed }
     }
@@ -480,11 +595,12 @@ impl NaiveShard {
         epoch: Epoch,
         acknowledgements: &[Acknowledgement],
     ) -> Response {
+        let now = self.time;
         for acknowledgement in acknowledgements {
             let Some(session) = self.open_session(client_id, epoch) else {
                 return stale();
             };
-            let said = session.acknowledge(*acknowledgement);
+            let said = session.acknowledge(now, *acknowledgement);
             self.tell(client_id, said);
         }
         if self.open_session(client_id, epoch).is_some() {
@@ -494,37 +610,36 @@ impl NaiveShard {
         }
     }
 
-    fn tell(&mut self, client_id: &ClientId, said: Vec<Said>) -> bool {
+    /// Tells a client's connection what its session says.
+    fn tell(&mut self, client_id: &ClientId, said: Vec<Said>) {
         let open = self.clients[client_id].open;
-        let mut rejected = false;
         for said in said {
             let effect = match (said, open) {
-                (Said::Publish(packet_id, delivery), Some(holder)) => Effect::Send {
+                (Said::Publish(position, packet_id, delivery), Some(holder)) => Effect::Send {
                     holder,
+                    position,
                     packet_id,
                     delivery,
                 },
-                (Said::Pubrel(packet_id, reason_code), Some(holder)) => Effect::SendPubrel {
-                    holder,
-                    packet_id,
-                    reason_code,
-                },
+                (Said::Pubrel(pubrec_position, packet_id, reason_code), Some(holder)) => {
+                    Effect::SendPubrel {
+                        holder,
+                        packet_id,
+                        reason_code,
+                        pubrec_position,
+                    }
+                }
                 (Said::QueueFull, Some(holder)) => Effect::Close {
                     holder,
                     reason: CloseReason::QueueFull,
                 },
                 (Said::Dropped(cause), _) => Effect::Dropped { cause },
-                (Said::Rejected, _) => {
-                    rejected = true;
-                    continue;
-                }
                 (Said::Publish(..) | Said::Pubrel(..) | Said::QueueFull, None) => {
                     panic!("{client_id} has no connection to be told on")
                 }
             };
             self.effects.push(effect);
         }
-        rejected
     }
 }
 

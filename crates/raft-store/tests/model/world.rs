@@ -6,24 +6,28 @@
 //! the first publish to another shard while an earlier connection may have something under way, a
 //! `Disconnect` only when all that the connection sent was answered, a `Taken` only for what was taken.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use codec::{ClientId, Timestamp};
+use codec::{ClientId, Timestamp, Will};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 use raft_store::encoding::decode_command;
 use raft_store::{
-    Applied, Batch, Command, Connect, ConnectionId, Effect, Epoch, Holder, Incarnation, NodeId,
-    ProposerId, Response, ShardId, encode_command,
+    Applied, Batch, Command, Connect, ConnectionId, Effect, Ending, Epoch, Holder, Incarnation,
+    NodeId, ProposerId, Response, RetainedCopy, ShardId, encode_command,
 };
 
 use super::action::{Action, Among, CLIENTS, NODES, Pick, Terms};
-use super::oracle::Oracle;
+use super::oracle::{Kind, Oracle};
 use super::tested::Tested;
 
+#[path = "world/handing_on.rs"]
+mod handing_on;
 #[path = "world/messages.rs"]
 mod messages;
+#[path = "world/retained.rs"]
+mod retained;
 #[path = "world/settle.rs"]
 mod settle;
 
@@ -40,6 +44,8 @@ pub(crate) struct Connection {
     /// It sends no more, and what it sent was answered.
     is_closed: bool,
     fenced: BTreeSet<ShardId>,
+    /// Retained messages that its node read and has not handed to the session.
+    read: VecDeque<RetainedCopy>,
 }
 
 /// A node's stream of batches to one shard.
@@ -56,6 +62,8 @@ pub(crate) struct World {
     lives: Vec<Life>,
     connections: Vec<Connection>,
     streams: BTreeMap<(ShardId, Life), Stream>,
+    /// What targets refused, per source and target, as they answered it.
+    refused: BTreeMap<(ShardId, ShardId), BTreeSet<u64>>,
     oracle: Oracle,
     now_ms: u64,
     /// How far the next leader's clock is behind.
@@ -72,6 +80,7 @@ impl World {
             lives: Vec::new(),
             connections: Vec::new(),
             streams: BTreeMap::new(),
+            refused: BTreeMap::new(),
             oracle: Oracle::default(),
             now_ms: 1_000,
             behind_ms: 0,
@@ -105,12 +114,21 @@ impl World {
             } => {
                 return self.connect(client, node, old_life, terms);
             }
-            Action::Disconnect { pick, interval_s } => return self.disconnect(pick, interval_s),
-            Action::Subscribe { pick, filters } => {
+            Action::Disconnect {
+                pick,
+                interval_s,
+                ending,
+            } => return self.disconnect(pick, interval_s, ending),
+            Action::Subscribe {
+                pick,
+                filters,
+                reads_retained,
+            } => {
                 self.submit_home(pick, |client_id, epoch| Command::Subscribe {
                     client_id,
                     epoch,
                     filters,
+                    reads_retained,
                 });
             }
             Action::Unsubscribe { pick, filters } => {
@@ -122,23 +140,51 @@ impl World {
             }
             Action::Publish {
                 pick,
-                topic,
-                qos,
-                retain,
+                content,
                 shards,
             } => {
-                self.publish(pick, (topic, qos, retain), shards);
+                self.publish(pick, content, shards);
             }
+            Action::PublishShared {
+                pick,
+                content,
+                share,
+                shard,
+                handed_on,
+            } => self.publish_shared(pick, content, (share, self.shard(shard)), handed_on),
             Action::ReceiveExactlyOnce {
                 pick,
                 packet_id,
-                topic,
-                retain,
-                shards,
-                nodes,
+                content,
+                audience,
             } => {
-                self.receive_exactly_once(pick, packet_id, (topic, retain), (shards, nodes));
+                self.receive_exactly_once(pick, packet_id, content, &audience);
             }
+            Action::Retain {
+                pick,
+                content,
+                clears,
+                by_will,
+                limits,
+                shards,
+            } => {
+                let how = (clears, by_will, limits);
+                return self.retain(pick, content, how, shards);
+            }
+            Action::ReadRetained { pick, filter, page } => {
+                return self.read_retained(&pick, filter, page);
+            }
+            Action::DeliverRetained {
+                pick,
+                count,
+                qos,
+                last,
+            } => self.deliver_retained(pick, count, qos, last),
+            Action::PublishWills {
+                shard,
+                audience,
+                all,
+            } => return self.publish_wills(self.shard(shard), &audience, all),
             Action::Release { pick, packet_id } => {
                 self.submit_home(pick, |client_id, epoch| Command::Release {
                     client_id,
@@ -170,6 +216,10 @@ impl World {
                 return self.take(self.shard(source), self.shard(target), skip, count);
             }
             Action::Trim { source } => return self.trim(self.shard(source)),
+            Action::Claim { source, item } => return self.claim(self.shard(source), item),
+            Action::Place { source, item, to } => {
+                return self.place(self.shard(source), item, to);
+            }
             Action::NodeUp { node } => return self.node_up(NODES[node]),
             Action::NodeDown { life, shard } => return self.node_down(life, self.shard(shard)),
             Action::Wait { ms, behind_ms } => {
@@ -188,6 +238,21 @@ impl World {
             Action::Restart { shard } => {
                 let shard = self.shard(shard);
                 return self.tested(shard).restart();
+            }
+            Action::Evict {
+                shard,
+                resident_bytes_max,
+            } => {
+                let shard = self.shard(shard);
+                self.tested(shard).evict(resident_bytes_max);
+            }
+            Action::FallBehind { shard } => {
+                let shard = self.shard(shard);
+                self.tested(shard).fall_behind();
+            }
+            Action::Install { shard } => {
+                let shard = self.shard(shard);
+                return self.tested(shard).install();
             }
             Action::Flush { stream } => return self.flush_one(stream),
             Action::FlushAll => return self.flush_all(|_, _| true),
@@ -281,6 +346,10 @@ impl World {
         self.watch(shard, &applied)
     }
 
+    fn saw(&mut self, kind: &str) {
+        *self.seen.entry(kind.to_owned()).or_insert(0) += 1;
+    }
+
     fn leader_time(&self) -> Timestamp {
         Timestamp::from_millis(self.now_ms.saturating_sub(self.behind_ms))
     }
@@ -321,8 +390,11 @@ impl World {
         let answers = applied.answers.iter().map(|answer| format!("{answer:?}"));
         let effects = applied.effects.iter().map(|effect| format!("{effect:?}"));
         for text in answers.chain(effects) {
-            let kind = text.split([' ', '{']).next().unwrap_or_default().to_owned();
-            *self.seen.entry(kind).or_insert(0) += 1;
+            let kind = match text.strip_prefix("Dropped { cause: ") {
+                Some(cause) => format!("Dropped({})", cause.trim_end_matches(" }")),
+                None => text.split([' ', '{']).next().unwrap_or_default().to_owned(),
+            };
+            self.saw(&kind);
         }
         for effect in &applied.effects {
             if let Effect::Send {
@@ -331,7 +403,7 @@ impl World {
             {
                 let receiver = self.connections.iter().find(|each| each.holder == *holder);
                 let receiver = receiver.unwrap().client_id.clone();
-                self.oracle.sent(&receiver, &delivery.body.message)?;
+                self.oracle.sent(&receiver, delivery)?;
             }
         }
         Ok(())
@@ -347,6 +419,16 @@ impl World {
         };
         let eligible: Vec<_> = self.connections.iter().filter(is_eligible).collect();
         (!eligible.is_empty()).then(|| eligible[pick.index.index(eligible.len())].clone())
+    }
+
+    /// One of which something holds, if there is any.
+    fn pick_where(&self, pick: &Pick, holds: impl Fn(&Connection) -> bool) -> Option<Connection> {
+        let eligible = |each: &&Connection| !each.is_closed && self.is_current(each) && holds(each);
+        let eligible: Vec<_> = self.connections.iter().filter(eligible).collect();
+        if eligible.is_empty() {
+            return self.pick(pick);
+        }
+        Some(eligible[pick.index.index(eligible.len())].clone())
     }
 
     /// Nothing newer of its client, and its node has no newer life.
@@ -408,6 +490,12 @@ impl World {
             epoch: Epoch(0),
             is_closed: true,
             fenced: BTreeSet::new(),
+            read: VecDeque::new(),
+        });
+        let from = (&client_id, Epoch(0));
+        let will = terms.will.map(|will| Will {
+            message: self.oracle.message(from, will.content, Kind::Will),
+            delay_interval_s: will.delay_interval_s,
         });
         let connect = Connect {
             client_id,
@@ -416,6 +504,7 @@ impl World {
             session_expiry_interval_s: terms.expiry_interval_s,
             receive_maximum: terms.receive_maximum,
             limits: terms.limits,
+            will,
         };
         self.submit(
             home,
@@ -430,12 +519,23 @@ impl World {
         Ok(())
     }
 
-    fn disconnect(&mut self, pick: Pick, interval_s: Option<u32>) -> TestCaseResult {
-        self.pick(&pick)
-            .map_or(Ok(()), |connection| self.close(connection, interval_s))
+    fn disconnect(
+        &mut self,
+        pick: Pick,
+        interval_s: Option<u32>,
+        ending: Ending,
+    ) -> TestCaseResult {
+        self.pick(&pick).map_or(Ok(()), |connection| {
+            self.close(connection, interval_s, ending)
+        })
     }
 
-    fn close(&mut self, connection: Connection, interval_s: Option<u32>) -> TestCaseResult {
+    fn close(
+        &mut self,
+        connection: Connection,
+        interval_s: Option<u32>,
+        ending: Ending,
+    ) -> TestCaseResult {
         let life = (connection.holder.node, connection.holder.incarnation);
         self.flush_all(|_, of| of == life)?;
         self.connection(&connection).is_closed = true;
@@ -453,6 +553,7 @@ impl World {
                 client_id,
                 epoch,
                 session_expiry_interval_s,
+                ending,
             },
         );
         Ok(())

@@ -1,12 +1,13 @@
 //! What there is to see of a shard.
 
-use std::collections::BTreeMap;
-
 use codec::{ClientId, Qos, Timestamp};
-use raft_store::{Epoch, OutboxItem, RouteTarget, ShardId, StateKey, StateRecord};
+use raft_store::{Epoch, OutboxTarget, RouteTarget, ShardId, StateKey, StateRecord, WaitingItem};
+use session::StoredMessage;
 
-use super::super::naive_session::NaiveSession;
-use super::{Client, Life, NaiveShard, Routes, Target};
+use super::super::naive_session::{NaiveSession, has_passed};
+use super::super::records::Substance;
+use super::messages::stored;
+use super::{Client, Life, NaiveShard, NaiveWill, Retained, Routes, Source, Target};
 
 impl NaiveShard {
     /// The route entries that this state stands for (DESIGN section 3).
@@ -24,7 +25,9 @@ impl NaiveShard {
                     true => RouteTarget::Node(holder.node),
                     false => RouteTarget::NodeAtMostOnce(holder.node),
                 });
-                for target in durable.into_iter().chain(live) {
+                let preferred = filter.is_shared() && client.open.is_some() && !at_most_once;
+                let preferred = preferred.then_some(RouteTarget::ConnectedShard(self.shard));
+                for target in durable.into_iter().chain(live).chain(preferred) {
                     *routes.entry((filter.clone(), target)).or_insert(0) += 1;
                 }
             }
@@ -32,9 +35,12 @@ impl NaiveShard {
         routes
     }
 
-    /// What is to be stored, without counters and bodies.
-    pub(crate) fn records(&self) -> BTreeMap<StateKey, StateRecord> {
-        let mut records = BTreeMap::new();
+    /// What is to be stored, without counters, bodies by content.
+    pub(crate) fn records(&self) -> Substance {
+        let mut records = Substance::new();
+        let mut insert = |key, record| {
+            records.insert(key, (record, None));
+        };
         for (node, life) in &self.lives {
             let Life {
                 incarnation,
@@ -49,37 +55,54 @@ impl NaiveShard {
                 last_sequence,
                 answers,
             };
-            records.insert(StateKey::Node(*node), record);
+            insert(StateKey::Node(*node), record);
         }
-        for (source, upto) in &self.taken {
-            records.insert(StateKey::Taken(*source), StateRecord::Taken { upto: *upto });
+        for (source, Source { upto, refused }) in &self.taken {
+            if *upto > 0 {
+                let (upto, refused) = (*upto, refused.clone());
+                insert(
+                    StateKey::Taken(*source),
+                    StateRecord::Taken { upto, refused },
+                );
+            }
         }
         for (client_id, epoch) in &self.fences {
             let record = StateRecord::Fence { epoch: *epoch };
-            records.insert(StateKey::Fence(client_id.clone()), record);
+            insert(StateKey::Fence(client_id.clone()), record);
+        }
+        for (epoch, will) in &self.wills {
+            let NaiveWill {
+                client_id,
+                will,
+                due,
+            } = will.clone();
+            let record = StateRecord::Will {
+                client_id,
+                will,
+                due,
+            };
+            insert(StateKey::Will(*epoch), record);
+        }
+        for (topic, retained) in &self.retained {
+            let Retained {
+                message,
+                version,
+                expires_at,
+            } = retained.clone();
+            let record = StateRecord::Retained {
+                message,
+                version,
+                expires_at,
+            };
+            if !has_passed(expires_at, self.time) {
+                insert(StateKey::Retained(topic.clone()), record);
+            }
         }
         for (client_id, client) in &self.clients {
-            let record = StateRecord::Session {
-                epoch: client.epoch,
-                holder: client.open,
-                formers: client.formers.clone(),
-                hosted: client.session.as_ref().map(NaiveSession::meta),
-            };
-            records.insert(StateKey::Session(client_id.clone()), record);
-            let session = client.session.iter();
-            records.extend(session.flat_map(|session| session.records(client_id)));
+            records.extend(client_records(client_id, client));
         }
-        for (target, Target { given, items }) in &self.outbox {
-            let next_number = given + 1;
-            records.insert(
-                StateKey::Outbox(*target),
-                StateRecord::Outbox { next_number },
-            );
-            for (number, OutboxItem { publisher, .. }) in items {
-                let publisher = publisher.clone();
-                let record = StateRecord::OutboxItem { publisher, body: 0 };
-                records.insert(StateKey::OutboxItem(*target, *number), record);
-            }
+        for (target, lane) in &self.outbox {
+            records.extend(lane_records(*target, lane));
         }
         records
     }
@@ -96,7 +119,14 @@ impl NaiveShard {
     }
 
     pub(crate) fn taken(&self, source: ShardId) -> u64 {
-        self.taken.get(&source).copied().unwrap_or(0)
+        self.taken.get(&source).map_or(0, |source| source.upto)
+    }
+
+    pub(crate) fn refused(&self, source: ShardId) -> Vec<u64> {
+        let source = self.taken.get(&source);
+        source
+            .map(|source| source.refused.clone())
+            .unwrap_or_default()
     }
 
     pub(crate) fn outbox_bytes(&self) -> u64 {
@@ -104,6 +134,50 @@ impl NaiveShard {
             .outbox
             .values()
             .flat_map(|target| target.items.values());
-        items.map(|item| item.body.message.size() as u64).sum()
+        items.map(|item| u64::from(item.body.size_bytes())).sum()
     }
+}
+
+fn client_records(client_id: &ClientId, client: &Client) -> Substance {
+    let record = StateRecord::Session {
+        epoch: client.epoch,
+        holder: client.open,
+        formers: client.formers.clone(),
+        hosted: client.session.as_ref().map(NaiveSession::meta),
+    };
+    let mut records = Substance::new();
+    records.insert(StateKey::Session(client_id.clone()), (record, None));
+    if let Some(session) = &client.session {
+        records.extend(session.records(client_id));
+    }
+    if let Some(read) = &client.read {
+        let wanted_from = read.wanted_from.clone().into_iter().collect();
+        let open = read.open;
+        let record = StateRecord::RetainedRead { open, wanted_from };
+        records.insert(StateKey::RetainedRead(client_id.clone()), (record, None));
+    }
+    records
+}
+
+fn lane_records(target: OutboxTarget, Target { given, items }: &Target) -> Substance {
+    let mut records = Substance::new();
+    let next_number = given + 1;
+    let record = StateRecord::Outbox { next_number };
+    records.insert(StateKey::Outbox(target), (record, None));
+    for (number, item) in items {
+        let WaitingItem {
+            publisher,
+            body,
+            share,
+        } = item.clone();
+        let body = StoredMessage::clone(&stored(&body));
+        let record = StateRecord::OutboxItem {
+            publisher,
+            body: 0,
+            share,
+        };
+        let key = StateKey::OutboxItem(target, *number);
+        records.insert(key, (record, Some(body)));
+    }
+    records
 }

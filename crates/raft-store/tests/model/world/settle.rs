@@ -3,44 +3,49 @@
 use codec::{ReasonCode, Timestamp};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
-use raft_store::{Acknowledgement, Command, OutboxTarget, StateKey};
+use raft_store::{Acknowledgement, Command, Ending, OutboxTarget, StateKey};
 use session::SessionLimits;
 
-use super::super::action::{CLIENTS, NODES, Terms};
+use super::super::action::{Audience, CLIENTS, NODES, Terms};
 use super::{Connection, World};
+
+/// Wills that come in the end go to every shard.
+const EVERY_SHARD: Audience = Audience {
+    shards: 7,
+    nodes: 0,
+    shared: Vec::new(),
+};
 
 impl World {
     /// Everything under way arrives and is acknowledged, all clients leave: nothing must be left.
     pub(crate) fn settle(&mut self) -> TestCaseResult {
         self.behind_ms = 0;
         self.flush_all(|_, _| true)?;
-        for source in self.shard_ids() {
-            for target in self.shard_ids() {
-                while self.shards[usize::from(source.0)]
-                    .machine
-                    .outbox_targets()
-                    .contains(&OutboxTarget::Shard(target))
-                {
-                    self.take(source, target, 0, 3)?;
-                    self.trim(source)?;
-                }
-            }
-            while !self.tested(source).machine.outbox_targets().is_empty() {
-                self.trim(source)?;
-            }
-        }
+        self.settle_wills_and_outboxes()?;
         self.oracle.check_taken()?;
         self.node_up(NODES[0])?;
         for client in 0..CLIENTS.len() {
             self.drain_client(client)?;
         }
+        // The ends of sessions make wills due, and messages of their shares go to other members.
+        self.settle_wills_and_outboxes()?;
         self.end_everything()?;
+        self.settle_wills_and_outboxes()?;
+        self.clear_retained()?;
+        for tested in &mut self.shards {
+            tested.install()?;
+        }
         for tested in &self.shards {
             let is_numbering = |key: &&StateKey| {
-                matches!(
+                let outbox = matches!(
+                    key,
+                    StateKey::Outbox(OutboxTarget::Shard(_) | OutboxTarget::Unplaced)
+                );
+                let known = matches!(
                     key,
                     StateKey::Counters | StateKey::Node(_) | StateKey::Taken(_)
-                ) || matches!(key, StateKey::Outbox(OutboxTarget::Shard(_)))
+                );
+                known || outbox
             };
             let left: Vec<_> = tested
                 .records
@@ -48,11 +53,39 @@ impl World {
                 .filter(|key| !is_numbering(key))
                 .collect();
             prop_assert!(left.is_empty(), "left over: {left:?}");
+            prop_assert!(tested.routes().is_empty(), "{:?}", tested.routes());
             prop_assert_eq!(tested.machine.session_count(), 0);
             prop_assert_eq!(tested.machine.outbox_bytes(), 0);
             prop_assert!(tested.machine.due(Timestamp::MAX, 1).is_empty());
+            prop_assert!(tested.machine.due_wills(Timestamp::MAX, 1).is_empty());
         }
         Ok(())
+    }
+
+    /// Wills that are due are published, and every outbox is emptied.
+    fn settle_wills_and_outboxes(&mut self) -> TestCaseResult {
+        for shard in self.shard_ids() {
+            self.publish_wills(shard, &EVERY_SHARD, false)?;
+        }
+        let mut rounds = 0;
+        while self.has_outbox_items() {
+            rounds += 1;
+            prop_assert!(rounds < 1_000, "the outboxes stand still");
+            for source in self.shard_ids() {
+                for target in self.shard_ids() {
+                    self.take(source, target, 0, 3)?;
+                }
+                self.trim(source)?;
+                self.claim_all(source)?;
+                self.place_all(source)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn has_outbox_items(&self) -> bool {
+        let mut shards = self.shards.iter();
+        shards.any(|tested| !tested.machine.outbox_targets().is_empty())
     }
 
     /// A client connects once more, takes all that waits, and ends its session.
@@ -62,6 +95,7 @@ impl World {
             expiry_interval_s: 60,
             receive_maximum: 7,
             limits: SessionLimits::default(),
+            will: None,
         };
         self.connect(client, 0, false, terms)?;
         let connection = self.connections.last().unwrap().clone();
@@ -94,7 +128,7 @@ impl World {
             self.submit(home, (holder.node, holder.incarnation), command);
             self.flush_all(|_, _| true)?;
         }
-        self.close(connection, Some(0))?;
+        self.close(connection, Some(0), Ending::Abnormal)?;
         self.flush_all(|_, _| true)
     }
 
