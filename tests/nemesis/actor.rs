@@ -438,7 +438,7 @@ impl Actor {
         let retain = self.profile.publishes == Publishes::Values;
         let topics = match self.profile.publishes {
             Publishes::Values => self.world.topics.values(&self.profile.name),
-            Publishes::Jobs => self.world.topics.jobs(),
+            Publishes::Shared => self.world.topics.shared(),
             Publishes::News | Publishes::Nothing => self.world.topics.news(),
         };
         let topic = topic(self.random.choose(&topics).as_str());

@@ -17,9 +17,9 @@ pub(crate) struct Features {
 
 /// What the broker can do today.
 pub(crate) const FEATURES: Features = Features {
-    wills: false,
-    retained: false,
-    shared: false,
-    expiry: false,
+    wills: true,
+    retained: true,
+    shared: true,
+    expiry: true,
     cuts: true,
 };

@@ -26,8 +26,8 @@ pub(crate) enum Publishes {
     Nothing,
     /// To the topics that most subscribe to.
     News,
-    /// To the topics of the shared subscription.
-    Jobs,
+    /// To the topics of the shared subscriptions.
+    Shared,
     /// Retained, to topics of its own.
     Values,
 }
@@ -85,10 +85,12 @@ impl Topics {
             .collect()
     }
 
-    pub(crate) fn jobs(&self) -> Vec<String> {
-        let places = 0..3;
-        places
-            .map(|place| format!("{}/jobs/{place}", self.prefix))
+    /// Topics of shared subscriptions: jobs for members of all kinds, tasks for persistent ones.
+    pub(crate) fn shared(&self) -> Vec<String> {
+        let kinds = ["jobs", "tasks"].iter();
+        kinds
+            .flat_map(|kind| (0..2).map(move |place| format!("{kind}/{place}")))
+            .map(|rest| format!("{}/{rest}", self.prefix))
             .collect()
     }
 
@@ -197,19 +199,21 @@ fn values(topics: &Topics, base: &impl Fn(&str) -> Profile) -> [Profile; 2] {
 }
 
 fn jobs(topics: &Topics, base: &impl Fn(&str) -> Profile) -> [Profile; 3] {
-    let filter = format!("$share/workers/{}", topics.all("jobs"));
+    let jobs = format!("$share/workers/{}", topics.all("jobs"));
+    let tasks = format!("$share/clerks/{}", topics.all("tasks"));
     [
         Profile {
-            publishes: Publishes::Jobs,
+            publishes: Publishes::Shared,
             ..base("boss")
         },
         Profile {
-            fixed: vec![(filter.clone(), Qos::ExactlyOnce)],
+            fixed: vec![(jobs.clone(), Qos::ExactlyOnce), (tasks, Qos::ExactlyOnce)],
             ..base("worker")
         },
         Profile {
             keep: Keep::Transient,
-            fixed: vec![(filter, Qos::ExactlyOnce)],
+            fixed: vec![(jobs, Qos::ExactlyOnce)],
+            away: Duration::from_secs(20),
             ..base("helper")
         },
     ]

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,12 +18,16 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use crate::wait::wait_until;
+
 /// Bytes that wait in one direction of one connection; beyond that nothing is read.
 const QUEUE_BYTES_MAX: usize = 256 * 1024;
 /// Read at once.
 const CHUNK_BYTES_MAX: usize = 16 * 1024;
 /// Connections that the system holds for the proxy.
 const BACKLOG: u32 = 256;
+/// Until an address that is ours can be used again.
+const FREE_WITHIN: Duration = Duration::from_secs(10);
 
 /// What happens to bytes in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +146,8 @@ impl Proxy {
         target: SocketAddr,
         choose: impl Fn(SocketAddr) -> Option<Link> + Send + Sync + 'static,
     ) -> Self {
-        let listener = listen(address);
+        let listener =
+            listen(address).unwrap_or_else(|error| panic!("cannot listen at {address}: {error}"));
         let address = listener.local_addr().expect("it is bound");
         let (listens, watched) = watch::channel(true);
         let choose: Arc<Choose> = Arc::new(choose);
@@ -171,13 +177,23 @@ impl Drop for Proxy {
     }
 }
 
-fn listen(address: SocketAddr) -> TcpListener {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_reuseaddr(true).expect("it is not bound yet");
-    socket
-        .bind(address)
-        .and_then(|()| socket.listen(BACKLOG))
-        .unwrap_or_else(|error| panic!("cannot listen at {address}: {error}"))
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// A process that is just being started holds our sockets for a moment, also one that we closed.
+async fn listen_again(address: SocketAddr) -> TcpListener {
+    let mut listener = None;
+    let what = format!("{address} is free");
+    wait_until(&what, FREE_WITHIN, async || {
+        listener = listen(address).ok();
+        listener.is_some()
+    })
+    .await;
+    listener.expect("it listens")
 }
 
 async fn run(
@@ -190,7 +206,7 @@ async fn run(
     let mut listener = Some(listener);
     loop {
         match (*listens.borrow_and_update(), &listener) {
-            (true, None) => listener = Some(listen(address)),
+            (true, None) => listener = Some(listen_again(address).await),
             (false, Some(_)) => listener = None,
             (true, Some(_)) | (false, None) => {}
         }

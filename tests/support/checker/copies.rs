@@ -7,7 +7,6 @@ use codec::Qos;
 use super::Story;
 use super::receiver::Delivery;
 use super::story::{Message, Session};
-use super::subscription::effective;
 use super::verdict::{Rule, Verdict};
 
 pub(super) fn check(story: &Story<'_>, deliveries: &[Delivery<'_>], verdict: &mut Verdict) {
@@ -15,17 +14,18 @@ pub(super) fn check(story: &Story<'_>, deliveries: &[Delivery<'_>], verdict: &mu
     order(story, deliveries, verdict);
 }
 
-/// QoS 2 once [MQTT-4.3.3-10]; QoS 1 as often as the publisher sent it; QoS 0 and wills once. A
-/// re-sent PUBLISH that the client knows is no delivery and does not count.
+/// QoS 2 once [MQTT-4.3.3-10]; QoS 1 as often as the publisher sent it; wills once. What is delivered
+/// with QoS 0 comes once per connection. A re-sent PUBLISH that the client knows is no delivery and
+/// does not count.
 fn repetition(story: &Story<'_>, deliveries: &[Delivery<'_>], verdict: &mut Verdict) {
-    let mut copies: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
+    let mut copies: BTreeMap<_, Vec<usize>> = BTreeMap::new();
     for delivery in deliveries {
         if let Some(message) = delivery.message {
-            let copies = copies.entry((delivery.session, message)).or_default();
-            copies.push(delivery.record);
+            let key = (delivery.session, message, unacknowledged(delivery));
+            copies.entry(key).or_default().push(delivery.record);
         }
     }
-    for ((session, message), records) in copies {
+    for ((session, message, _), records) in copies {
         let (session, message) = (&story.sessions[session], &story.messages[message]);
         let last = records.last().copied().unwrap_or(0);
         let allowed = allowed(story, session, message, last);
@@ -43,6 +43,12 @@ fn repetition(story: &Story<'_>, deliveries: &[Delivery<'_>], verdict: &mut Verd
     }
 }
 
+/// The connection, if it is the only one that knows of this delivery: nothing of QoS 0 survives it, so
+/// that the next connection may get the message as well.
+fn unacknowledged(delivery: &Delivery<'_>) -> Option<usize> {
+    (delivery.publish.qos == Qos::AtMostOnce).then_some(delivery.connection)
+}
+
 fn allowed(story: &Story<'_>, session: &Session<'_>, message: &Message<'_>, last: usize) -> usize {
     let published = match message.qos {
         Qos::ExactlyOnce | Qos::AtMostOnce => 1,
@@ -50,13 +56,12 @@ fn allowed(story: &Story<'_>, session: &Session<'_>, message: &Message<'_>, last
     };
     let span = (message.first_sent(), story.settled(message).min(last));
     let mut shared = BTreeSet::new();
-    let mut own = BTreeSet::new();
-    for (filter, granted) in session.possible(message, span) {
+    let mut own = 0;
+    for (filter, _) in session.possible(message, span) {
         if filter.is_shared() {
             shared.insert(&filter.text);
         } else {
-            // While a subscription is replaced, a copy of QoS 0 may come beside one of QoS 1 or 2.
-            own.insert(effective(message.qos, granted.options.qos) == Qos::AtMostOnce);
+            own = 1;
         }
     }
     let filters = session.filters.values();
@@ -64,7 +69,7 @@ fn allowed(story: &Story<'_>, session: &Session<'_>, message: &Message<'_>, last
     let requests = requests.flat_map(|filter| &filter.changes);
     let requests = requests.filter(|change| change.to.is_some() && change.sent < last);
     let stored = if message.retain { requests.count() } else { 0 };
-    (own.len() + shared.len()).max(1) * published + stored
+    (own + shared.len()).max(1) * published + stored
 }
 
 /// Messages of one publisher, on one topic, published and delivered with the same QoS, keep their
@@ -89,7 +94,8 @@ fn order(story: &Story<'_>, deliveries: &[Delivery<'_>], verdict: &mut Verdict) 
             continue;
         }
         let stream = (message.publisher, message.topic, message.qos);
-        let key = (delivery.session, stream, delivery.publish.qos);
+        let place = (delivery.session, unacknowledged(delivery));
+        let key = (place, stream, delivery.publish.qos);
         let before = latest.get(&key).copied();
         let mut causes = message.sendings.iter().map(|sending| sending.record);
         let cause = match message.qos {

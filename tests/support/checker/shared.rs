@@ -1,6 +1,7 @@
 //! Shared subscriptions: each message goes to one session of the group [MQTT-4.8.2-3 to 4.8.2-6].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use codec::{Packet, PacketId, Qos};
 
@@ -9,6 +10,7 @@ use super::receiver::Delivery;
 use super::story::{Message, Session};
 use super::subscription::Filter;
 use super::verdict::{Rule, Verdict};
+use crate::recording::{End, Fault};
 
 pub(super) fn check(story: &Story<'_>, deliveries: &[Delivery<'_>], verdict: &mut Verdict) {
     let mut by_message: BTreeMap<usize, Vec<&Delivery<'_>>> = BTreeMap::new();
@@ -49,10 +51,22 @@ pub(super) fn check(story: &Story<'_>, deliveries: &[Delivery<'_>], verdict: &mu
 fn members(story: &Story<'_>, group: &str, message: &Message<'_>) -> Vec<usize> {
     let span = (message.first_sent(), story.settled(message));
     let sent = story.at(message.first_sent());
-    let is_gone = |ended: usize| story.at(ended) + story.settings.slack < sent;
+    let is_gone = |session: &Session<'_>| {
+        let last = session.connections.last();
+        let end = last.and_then(|last| story.connections[*last].end);
+        let was_noticed = matches!(end, Some((_, End::Disconnected)));
+        session.ended.is_some_and(|ended| {
+            let slack = if was_noticed {
+                Duration::ZERO
+            } else {
+                story.settings.slack
+            };
+            story.at(ended) + slack < sent
+        })
+    };
     let sessions = story.sessions.iter().enumerate();
     sessions
-        .filter(|(_, session)| !session.ended.is_some_and(is_gone))
+        .filter(|(_, session)| !is_gone(session))
         .filter(|(_, session)| {
             let filter = session.filters.get(group);
             filter.is_some_and(|filter| {
@@ -127,7 +141,7 @@ fn is_puback(packet: &Packet, id: Option<PacketId>) -> bool {
 
 /// Whether some member must have got it: it was acknowledged, a member was there all the time to the
 /// end, and no other may have taken it with it. QoS 1 taken by a member whose session ends with its
-/// connection goes to another one.
+/// connection goes to another one, unless nodes died: such a member's messages are kept in memory.
 fn is_due(story: &Story<'_>, group: &str, message: &Message<'_>, members: &[usize]) -> bool {
     let span = (message.first_sent(), story.end());
     let stays = |session: &Session<'_>, filter: &Filter| {
@@ -145,7 +159,9 @@ fn is_due(story: &Story<'_>, group: &str, message: &Message<'_>, members: &[usiz
         .filter_map(of)
         .any(|(session, filter)| stays(session, filter));
     let none_takes_it_along = members.iter().filter_map(of).all(|(session, filter)| {
-        let may_be_lost = message.qos == Qos::AtLeastOnce && is_transient(story, session);
+        let may_be_lost = message.qos == Qos::AtLeastOnce
+            && is_transient(story, session)
+            && !was_killed(story, message, session);
         let takes_qos0 = filter
             .possible(span.0, span.1)
             .flatten()
@@ -160,6 +176,19 @@ fn is_due(story: &Story<'_>, group: &str, message: &Message<'_>, members: &[usiz
         && !message.payload.is_empty()
         && one_stays
         && none_takes_it_along
+}
+
+/// Whether a node died while this member may have had the message.
+fn was_killed(story: &Story<'_>, message: &Message<'_>, session: &Session<'_>) -> bool {
+    let from = story.at(message.first_sent());
+    let until = session.ended.map_or_else(
+        || story.at(story.end()),
+        |ended| story.at(ended) + story.settings.slack,
+    );
+    let mut faults = story.faults.iter();
+    faults.any(|(record, fault)| {
+        matches!(fault, Fault::Killed(_)) && (from..=until).contains(&story.at(*record))
+    })
 }
 
 fn is_transient(story: &Story<'_>, session: &Session<'_>) -> bool {
