@@ -205,7 +205,8 @@ async fn run(
     let address = listener.local_addr().expect("it is bound");
     let mut listener = Some(listener);
     loop {
-        match (*listens.borrow_and_update(), &listener) {
+        let is_wanted = *listens.borrow_and_update();
+        match (is_wanted, &listener) {
             (true, None) => listener = Some(listen_again(address).await),
             (false, Some(_)) => listener = None,
             (true, Some(_)) | (false, None) => {}
@@ -455,11 +456,11 @@ mod tests {
             Err(error) => error.kind() == ErrorKind::ConnectionRefused,
             Ok(_) => false,
         };
-        crate::wait::wait_until("it is refused", PATIENCE, refused).await;
+        wait_until("it is refused", PATIENCE, refused).await;
         ask(&mut stream, b"what is open stays open").await;
         proxy.listen(true);
         let accepted = async || TcpStream::connect(proxy.address()).await.is_ok();
-        crate::wait::wait_until("it is accepted", PATIENCE, accepted).await;
+        wait_until("it is accepted", PATIENCE, accepted).await;
     }
 
     #[tokio::test]
