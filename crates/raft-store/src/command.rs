@@ -207,7 +207,8 @@ pub enum Command {
         target: OutboxTarget,
         /// Cumulative. A node's shared items stay until they are claimed or refused.
         upto: u64,
-        /// Shared items that it did not take, for want of a member: they need another place.
+        /// Shared items that it did not take, for want of a member: they need another place. Of a
+        /// shard only those up to `upto` count.
         refused: Vec<u64>,
     },
     /// Timer: the session of this epoch may have passed its deadline.
@@ -402,7 +403,8 @@ pub enum Response {
     },
     /// To `TakeOutbox`: every item was taken but these.
     TookOutbox {
-        /// Shared items of the batch for which there is no member here.
+        /// Shared items, of this batch and of earlier ones that are not settled, for which there was no
+        /// member here. `Taken` must name them all.
         refused: Vec<u64>,
     },
 }

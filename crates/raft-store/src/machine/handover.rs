@@ -262,7 +262,8 @@ impl Machine {
             }
             next = next.saturating_add(1);
         }
-        let refused = taken.refused.range(first..next).copied().collect();
+        // Also those of earlier batches: `Taken` is cumulative, and the one that named them may be lost.
+        let refused = taken.refused.iter().copied().collect();
         if taken.upto > 0 {
             self.taken.insert(source, taken);
             self.changes.insert(StateKey::Taken(source));
@@ -302,7 +303,13 @@ impl Machine {
         refused: &[u64],
         effects: &mut Vec<Effect>,
     ) -> Response {
-        for number in refused {
+        // A shard's lane must not get gaps: its items travel without their numbers.
+        let movable_upto = match target {
+            OutboxTarget::Shard(_) => upto,
+            OutboxTarget::Node(..) => u64::MAX,
+            OutboxTarget::Unplaced => 0,
+        };
+        for number in refused.iter().filter(|number| **number <= movable_upto) {
             let item = self.outbox.item(target, *number);
             if item.is_some_and(|item| item.share.is_some())
                 && let Some(item) = self.take_item(target, *number)

@@ -1,8 +1,11 @@
 //! A shard's outbox on its way to its target: as whoever leads knows it, cut as it likes.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use codec::{
-    Message, MessageProperties, PacketId, Qos, SubscriptionOptions, TopicFilter, TopicName,
+    Message, MessageProperties, PacketId, Qos, SubscriptionOptions, Timestamp, TopicFilter,
+    TopicName,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -11,9 +14,9 @@ use proptest::test_runner::TestCaseResult;
 use raft_store::encoding::decode_command;
 use raft_store::{
     Applied, Batch, Command, ConnectionId, Effect, Epoch, Holder, Incarnation, Machine, NodeId,
-    OutboxTarget, ProposerId, Response, ShardId, encode_command,
+    OutboxTarget, ProposerId, Response, ShardId, WaitingItem, encode_command,
 };
-use session::Subscription;
+use session::{Body, StoredMessage, Subscription};
 
 use super::raft::{Fault, Raft, client_id, connect, fault, idempotent};
 use super::seeded;
@@ -23,7 +26,12 @@ const TARGET: OutboxTarget = OutboxTarget::Shard(ShardId::ZERO);
 
 #[derive(Clone, Debug)]
 enum OutboxStep {
-    Publish,
+    /// To everyone, or to one member of a shared subscription.
+    Publish {
+        is_shared: bool,
+    },
+    /// The shared subscription gets or loses its only member.
+    Member(bool),
     /// Whoever thinks it leads the source sends items, as it knows them.
     Cut {
         after: After,
@@ -56,7 +64,8 @@ fn outbox_step() -> impl Strategy<Value = OutboxStep> {
     ];
     let max_bytes = select(vec![1, 2, 4, 1_000]);
     prop_oneof![
-        4 => Just(OutboxStep::Publish),
+        4 => any::<bool>().prop_map(|is_shared| OutboxStep::Publish { is_shared }),
+        1 => any::<bool>().prop_map(OutboxStep::Member),
         6 => (after, 1..5_usize, max_bytes, any::<bool>()).prop_map(
             |(after, max_items, max_bytes, stale)| {
                 OutboxStep::Cut { after, max_items, max_bytes, stale }
@@ -112,11 +121,46 @@ struct Draining {
     behind_applied: usize,
     target: Shard,
     published: u64,
-    /// What the subscriber at the target was sent.
+    /// What the subscriber at the target was sent, of what was for everyone.
     received: Vec<u64>,
-    /// Last numbers of the batches that the target answered `Done`.
-    answers: Vec<u64>,
+    /// And of what was for one member.
+    received_shared: Vec<u64>,
+    published_shared: Vec<u64>,
+    /// Last numbers of the batches that the target took, and what it refused of them.
+    answers: Vec<(u64, Vec<u64>)>,
     learned: u64,
+}
+
+const SHARE: &str = "$share/g/t";
+
+/// The subscriber subscribes.
+fn subscribe(filter: &str) -> Command {
+    let options = SubscriptionOptions::new(Qos::ExactlyOnce);
+    let subscription = Subscription {
+        options,
+        identifier: None,
+    };
+    Command::Subscribe {
+        client_id: client_id("subscriber"),
+        epoch: Epoch(1),
+        filters: vec![(TopicFilter::try_from(filter).unwrap(), subscription)],
+        reads_retained: false,
+    }
+}
+
+fn number_in(message: &Message) -> u64 {
+    std::str::from_utf8(&message.payload)
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+/// Contents are never evicted here.
+fn content(body: &Body) -> &Arc<StoredMessage> {
+    match body {
+        Body::Here(stored) => stored,
+        Body::Stored(_) => panic!("evicted"),
+    }
 }
 
 fn holder(connection: u64) -> Holder {
@@ -133,16 +177,7 @@ impl Draining {
         let (mut source, mut target) = (Shard::new(SOURCE), Shard::new(ShardId::ZERO));
         source.commit(&connect("publisher", holder(1), 60));
         target.commit(&connect("subscriber", holder(2), 60));
-        let options = SubscriptionOptions::new(Qos::ExactlyOnce);
-        let subscription = Subscription {
-            options,
-            identifier: None,
-        };
-        target.commit(&Command::Subscribe {
-            client_id: client_id("subscriber"),
-            epoch: Epoch(1),
-            filters: vec![(TopicFilter::try_from("#").unwrap(), subscription)],
-        });
+        target.commit(&subscribe("#"));
         Self {
             source,
             behind: Machine::new(SOURCE),
@@ -150,6 +185,8 @@ impl Draining {
             target,
             published: 0,
             received: Vec::new(),
+            received_shared: Vec::new(),
+            published_shared: Vec::new(),
             answers: Vec::new(),
             learned: 0,
         }
@@ -157,7 +194,24 @@ impl Draining {
 
     fn step(&mut self, step: &OutboxStep) -> TestCaseResult {
         match step {
-            OutboxStep::Publish => self.publish(),
+            OutboxStep::Publish { is_shared } => self.publish(*is_shared),
+            OutboxStep::Member(true) => {
+                self.target
+                    .raft
+                    .log
+                    .push(idempotent(vec![encode_command(&subscribe(SHARE))]));
+            }
+            OutboxStep::Member(false) => {
+                let command = Command::Unsubscribe {
+                    client_id: client_id("subscriber"),
+                    epoch: Epoch(1),
+                    filters: vec![TopicFilter::try_from(SHARE).unwrap()],
+                };
+                self.target
+                    .raft
+                    .log
+                    .push(idempotent(vec![encode_command(&command)]));
+            }
             OutboxStep::Cut {
                 after,
                 max_items,
@@ -176,9 +230,14 @@ impl Draining {
                 };
                 let items = leader.outbox_items(TARGET, after, *max_items, *max_bytes);
                 if let Some((first, _)) = items.front().cloned() {
-                    let items = items.into_iter().map(|(_, item)| item).collect();
+                    let to_item = |(_, item): (u64, WaitingItem)| {
+                        let content = Arc::clone(content(&item.body));
+                        item.into_item(content, Timestamp::ZERO)
+                    };
+                    let items = items.into_iter().map(to_item).collect();
                     let command = Command::TakeOutbox {
                         source: SOURCE,
+                        settled: leader.outbox_settled(TARGET),
                         first,
                         items,
                     };
@@ -189,11 +248,12 @@ impl Draining {
             }
             OutboxStep::Record(index) => {
                 if !self.answers.is_empty() {
-                    let upto = self.answers[index.index(self.answers.len())];
+                    let (upto, refused) = self.answers[index.index(self.answers.len())].clone();
                     self.learned = upto;
                     let command = Command::Taken {
                         target: TARGET,
                         upto,
+                        refused,
                     };
                     self.source
                         .raft
@@ -215,24 +275,38 @@ impl Draining {
         self.observe()
     }
 
-    fn publish(&mut self) {
-        self.published += 1;
+    fn publish(&mut self, is_shared: bool) {
+        let number = if is_shared {
+            self.published_shared
+                .push(self.published_shared.len() as u64 + 1);
+            self.published_shared.len() as u64
+        } else {
+            self.published += 1;
+            self.published
+        };
         let (client_id, epoch) = (client_id("publisher"), Epoch(1));
-        let packet_id = PacketId::new(self.published as u16).unwrap();
+        let packet_id = PacketId::MIN;
         let message = Message {
-            topic: TopicName::try_from("t").unwrap(),
-            payload: Bytes::from(self.published.to_string()),
+            topic: TopicName::try_from(if is_shared { "t" } else { "u" }).unwrap(),
+            payload: Bytes::from(number.to_string()),
             qos: Qos::ExactlyOnce,
             retain: false,
             properties: MessageProperties::default(),
         };
+        let share = (TopicFilter::try_from(SHARE).unwrap(), TARGET);
         let answer = self.source.commit(&Command::ReceiveExactlyOnce {
             client_id: client_id.clone(),
             epoch,
             packet_id,
             message,
-            shards: vec![ShardId::ZERO],
+            shards: if is_shared {
+                vec![]
+            } else {
+                vec![ShardId::ZERO]
+            },
             nodes: Vec::new(),
+            retained_version: None,
+            shared: if is_shared { vec![share] } else { vec![] },
         });
         assert_eq!(answer, Response::Received { first: true });
         self.source.commit(&Command::Release {
@@ -248,22 +322,21 @@ impl Draining {
         for (applied, index) in self.target.apply().into_iter().zip(first..) {
             for effect in &applied.effects {
                 if let Effect::Send { delivery, .. } = effect {
-                    let payload = &delivery.body.message.payload;
-                    self.received
-                        .push(std::str::from_utf8(payload).unwrap().parse().unwrap());
+                    let number = number_in(&content(&delivery.body).message);
+                    if delivery.share.is_some() {
+                        self.received_shared.push(number);
+                    } else {
+                        self.received.push(number);
+                    }
                 }
             }
             let bytes = self.target.raft.log[index].commands[0].clone();
             let command = decode_command(bytes).unwrap();
-            if let (Command::TakeOutbox { first, items, .. }, Response::Done) =
+            if let (Command::TakeOutbox { first, items, .. }, Response::TookOutbox { refused }) =
                 (command, &applied.answers[0])
             {
                 let upto = first + items.len() as u64 - 1;
-                prop_assert!(
-                    self.received.len() as u64 >= upto,
-                    "Done, but {upto} is not taken"
-                );
-                self.answers.push(upto);
+                self.answers.push((upto, refused.clone()));
             }
         }
         let in_order = self
@@ -280,7 +353,7 @@ impl Draining {
         self.source.raft.heal();
         self.observe()?;
         let mut rounds = 0;
-        while !self.source.machine.outbox_targets().is_empty() {
+        while self.source.machine.outbox_targets().contains(&TARGET) {
             rounds += 1;
             prop_assert!(rounds < 200, "the outbox stands still");
             let after = After::Nothing;
@@ -293,14 +366,33 @@ impl Draining {
             self.target.raft.heal();
             self.observe()?;
             // Not even a late `Taken` can lose an item: it is cumulative.
-            let upto = self.answers.iter().max().copied().unwrap_or(0);
-            self.source.commit(&Command::Taken {
-                target: TARGET,
-                upto,
-            });
+            if let Some((upto, refused)) = self.answers.last().cloned() {
+                self.source.commit(&Command::Taken {
+                    target: TARGET,
+                    upto,
+                    refused,
+                });
+            }
         }
+        self.check_shared()?;
         prop_assert_eq!(self.received.len() as u64, self.published);
-        prop_assert_eq!(self.source.machine.outbox_bytes(), 0);
+        Ok(())
+    }
+
+    /// Each shared message reached the member once, or waits for another place, once.
+    fn check_shared(&self) -> TestCaseResult {
+        let unplaced =
+            self.source
+                .machine
+                .outbox_items(OutboxTarget::Unplaced, 0, usize::MAX, usize::MAX);
+        let waiting = unplaced
+            .iter()
+            .map(|(_, item)| number_in(&content(&item.body).message));
+        let mut all: Vec<u64> = waiting
+            .chain(self.received_shared.iter().copied())
+            .collect();
+        all.sort_unstable();
+        prop_assert_eq!(&all, &self.published_shared);
         Ok(())
     }
 }

@@ -101,6 +101,7 @@ pub(crate) fn connect(name: &str, holder: Holder, session_expiry_interval_s: u32
             inflight_max: 65_535,
             ..SessionLimits::default()
         },
+        will: None,
     }))
 }
 
