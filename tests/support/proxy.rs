@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::wait::wait_until;
+use crate::wait::let_pass;
 
 /// Bytes that wait in one direction of one connection; beyond that nothing is read.
 const QUEUE_BYTES_MAX: usize = 256 * 1024;
@@ -186,14 +186,14 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// A process that is just being started holds our sockets for a moment, also one that we closed.
 async fn listen_again(address: SocketAddr) -> TcpListener {
-    let mut listener = None;
-    let what = format!("{address} is free");
-    wait_until(&what, FREE_WITHIN, async || {
-        listener = listen(address).ok();
-        listener.is_some()
-    })
-    .await;
-    listener.expect("it listens")
+    let deadline = Instant::now() + FREE_WITHIN;
+    loop {
+        match listen(address) {
+            Ok(listener) => return listener,
+            Err(error) => assert!(Instant::now() < deadline, "{address} is not free: {error}"),
+        }
+        let_pass(Duration::from_millis(5)).await;
+    }
 }
 
 async fn run(
@@ -354,6 +354,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wait::wait_until;
     use std::io::ErrorKind;
     use tokio::time::timeout;
 
