@@ -17,6 +17,8 @@ mod outbox;
 mod raft;
 #[path = "model/seeded.rs"]
 mod seeded;
+#[path = "proposer/sharing.rs"]
+mod sharing;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -474,10 +474,12 @@ fn client_action() -> impl Strategy<Value = Action> {
 
 fn subscribe() -> impl Strategy<Value = Action> {
     let filters = prop::collection::vec((filter(), subscription()), 1..4);
-    (pick(), filters, prop::bool::weighted(0.7)).prop_map(|(pick, filters, reads_retained)| Action::Subscribe {
-        pick,
-        filters,
-        reads_retained,
+    (pick(), filters, prop::bool::weighted(0.7)).prop_map(|(pick, filters, reads_retained)| {
+        Action::Subscribe {
+            pick,
+            filters,
+            reads_retained,
+        }
     })
 }
 
@@ -486,7 +488,14 @@ fn publish_action() -> impl Strategy<Value = Action> {
     let shards = || 0..8_u8;
     let rare = || prop::bool::weighted(0.25);
     let nearly_all = prop_oneof![3 => Just(7), 1 => shards()];
-    let retain = (pick(), content(), rare(), rare(), retained_limits(), nearly_all);
+    let retain = (
+        pick(),
+        content(),
+        rare(),
+        rare(),
+        retained_limits(),
+        nearly_all,
+    );
     prop_oneof![
         8 => (pick(), content(), shards())
             .prop_map(|(pick, content, shards)| Action::Publish { pick, content, shards }),

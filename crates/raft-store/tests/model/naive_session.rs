@@ -6,8 +6,8 @@ use std::time::Duration;
 use codec::{ClientId, PacketId, Qos, ReasonCode, Timestamp, TopicFilter};
 use raft_store::{Acknowledgement, Connect, StateKey, StateRecord};
 use session::{
-    Body, ConnectionState, Delivery, DeliveryPhase, DeliveryRecord, DropCause, QueueOverflow, Resend,
-    SessionLimits, SessionMeta, StoredMessage, Subscription,
+    Body, ConnectionState, Delivery, DeliveryPhase, DeliveryRecord, DropCause, QueueOverflow,
+    Resend, SessionLimits, SessionMeta, StoredMessage, Subscription,
 };
 
 use super::records::Substance;

@@ -27,9 +27,9 @@ mod view;
 mod wills;
 
 pub(crate) use messages::Choices;
+use retained::Read;
 pub(crate) use retained::Retained;
 pub(crate) use wills::NaiveWill;
-use retained::Read;
 
 /// How often each route entry is there.
 pub(crate) type Routes = BTreeMap<(TopicFilter, RouteTarget), u64>;

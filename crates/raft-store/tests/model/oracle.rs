@@ -143,7 +143,10 @@ impl Oracle {
     pub(crate) fn will_published(&mut self, message: &Message) -> TestCaseResult {
         let number = number(message).unwrap();
         prop_assert_eq!(self.published[number].kind, Kind::Will);
-        prop_assert!(self.wills.insert(number), "will {number} is published twice");
+        prop_assert!(
+            self.wills.insert(number),
+            "will {number} is published twice"
+        );
         Ok(())
     }
 

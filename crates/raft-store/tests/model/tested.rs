@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 use raft_store::{
-    Applied, Batch, BodyLookup, Command, Effect, Holder, Machine, ProposerId, Response, ShardId, StateKey,
-    StateRecord,
+    Applied, Batch, BodyLookup, Command, Effect, Holder, Machine, ProposerId, Response, ShardId,
+    StateKey, StateRecord,
 };
 use session::{Body, Resend, StoredMessage};
 
@@ -15,7 +15,8 @@ use super::effects::{anonymous, by_listener};
 use super::naive_shard::{Choices, NaiveShard, Outcome, Routes};
 use super::node_view::NodeView;
 use super::records::{
-    Records, Store, check_bodies, check_equal, check_sessions, content, decode, read_retained, save, substance,
+    Records, Store, check_bodies, check_equal, check_sessions, content, decode, read_retained,
+    save, substance,
 };
 use super::replica::{Follower, Restarting};
 
@@ -77,7 +78,8 @@ impl Tested {
         };
         self.advance_model(index, &batch, commands, &seen)?;
         for effect in &applied.effects {
-            if matches!(effect, Effect::Send { delivery, .. } if matches!(delivery.body, Body::Stored(_))) {
+            if matches!(effect, Effect::Send { delivery, .. } if matches!(delivery.body, Body::Stored(_)))
+            {
                 self.saw("a message is sent from disk", 1);
             }
         }
@@ -164,12 +166,7 @@ impl Tested {
             .collect()
     }
 
-    fn check_storage(
-        &self,
-        batch: &Batch,
-        applied: &Applied,
-        before: &Records,
-    ) -> TestCaseResult {
+    fn check_storage(&self, batch: &Batch, applied: &Applied, before: &Records) -> TestCaseResult {
         let now = self.machine.time();
         if was_refused(batch, applied, before) {
             let kept = |records: &Records| {

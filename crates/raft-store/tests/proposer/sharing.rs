@@ -13,7 +13,8 @@ use codec::{
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use proptest::test_runner::TestCaseResult;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{TestCaseResult, TestRunner};
 use raft_store::encoding::decode_command;
 use raft_store::{
     Acknowledgement, Applied, Batch, Command, Connect, ConnectionId, Effect, Ending, Epoch, Holder,
@@ -96,6 +97,10 @@ enum Step {
         shard: usize,
         fault: Fault,
     },
+    /// Everything on its way to a shard arrives.
+    Heal {
+        shard: usize,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -145,13 +150,14 @@ fn step() -> impl Strategy<Value = Step> {
         4 => way().prop_map(|way| Step::Record { way }),
         4 => (shard(), any::<Index>(), place(), stale())
             .prop_map(|(shard, item, place, stale)| Step::Place { shard, item, place, stale }),
-        2 => (shard(), stale()).prop_map(|(shard, stale)| Step::PublishWills { shard, stale }),
+        4 => (shard(), stale()).prop_map(|(shard, stale)| Step::PublishWills { shard, stale }),
         1 => shard().prop_map(|shard| Step::NewLeader { shard }),
         2 => (shard(), 1..6_usize).prop_map(|(shard, count)| Step::CatchUp { shard, count }),
         4 => (0..NODES, shard()).prop_map(|(node, shard)| Step::Propose { node, shard }),
-        1 => (0..NODES, any::<Index>()).prop_map(|(node, item)| Step::Refuse { node, item }),
+        2 => (0..NODES, any::<Index>()).prop_map(|(node, item)| Step::Refuse { node, item }),
         1 => (0..NODES).prop_map(|node| Step::Restart { node }),
         24 => (shard(), fault()).prop_map(|(shard, fault)| Step::Fault { shard, fault }),
+        4 => shard().prop_map(|shard| Step::Heal { shard }),
     ]
 }
 
@@ -206,6 +212,8 @@ struct Sharing {
     /// How often each message was sent to a member.
     begun: BTreeMap<u64, u32>,
     wills_received: BTreeMap<u64, u32>,
+    /// Answers, and how often they were given.
+    seen: BTreeMap<&'static str, u32>,
 }
 
 fn message(topic: &str, number: u64) -> Message {
@@ -309,6 +317,7 @@ impl Sharing {
             claimed: BTreeMap::new(),
             begun: BTreeMap::new(),
             wills_received: BTreeMap::new(),
+            seen: BTreeMap::new(),
         };
         for node in 0..NODES {
             let node = sharing.begin_life(node);
@@ -566,7 +575,25 @@ impl Sharing {
             .iter()
             .map(|bytes| decode_command(bytes.clone()));
         for (command, answer) in commands.zip(applied.answers.iter()) {
-            match (command.unwrap(), answer) {
+            let command = command.unwrap();
+            let kind = match (&command, answer) {
+                (Command::TakeOutbox { .. }, Response::TookOutbox { refused }) => {
+                    if refused.is_empty() {
+                        "taken"
+                    } else {
+                        "refused"
+                    }
+                }
+                (Command::Claim { .. }, Response::Claimed { claimed: true }) => "claimed",
+                (Command::Claim { .. }, _) => "claimed in vain",
+                (Command::Place { .. }, Response::Claimed { claimed: true }) => "placed",
+                (Command::Place { .. }, _) => "placed in vain",
+                (Command::PublishWill { .. }, Response::Claimed { claimed: true }) => "will",
+                (Command::PublishWill { .. }, _) => "will in vain",
+                (_, _) => "something else",
+            };
+            *self.seen.entry(kind).or_insert(0) += 1;
+            match (command, answer) {
                 (
                     Command::TakeOutbox {
                         source,
@@ -706,6 +733,7 @@ impl Sharing {
             Step::Refuse { node, ref item } => self.refuse(node, item),
             Step::Restart { node } => self.nodes[node] = self.begin_life(node),
             Step::Fault { shard, ref fault } => self.shards[shard].raft.suffer(fault),
+            Step::Heal { shard } => self.shards[shard].raft.heal(),
         }
         (0..SHARDS).try_for_each(|shard| self.observe(shard).map(|_| ()))
     }
@@ -896,4 +924,34 @@ fn each_shared_message_goes_to_one_member_and_each_will_is_published_once() {
         }
         sharing.settle()
     });
+}
+
+/// The steps are not so tame that something is never reached.
+#[test]
+fn places_vanish_and_leaders_repeat_themselves() {
+    let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut runner = TestRunner::deterministic();
+    for _ in 0..40 {
+        let steps = vec(step(), 200..250).new_tree(&mut runner).unwrap();
+        let mut sharing = Sharing::new().unwrap();
+        for step in steps.current() {
+            sharing.step(&step).unwrap();
+        }
+        for (kind, count) in sharing.seen {
+            *seen.entry(kind).or_insert(0) += count;
+        }
+    }
+    for kind in [
+        "taken",
+        "refused",
+        "claimed",
+        "claimed in vain",
+        "placed",
+        "placed in vain",
+        "will",
+        "will in vain",
+    ] {
+        let count = seen.get(kind).copied().unwrap_or(0);
+        assert!(count >= 10, "{kind} was seen {count} times: {seen:?}");
+    }
 }

@@ -76,9 +76,10 @@ impl NaiveShard {
     /// Whether a message is too much; what takes nothing more than before is always welcome.
     /// `with_expired`: what expired is still there.
     fn is_full(&self, message: &Message, limits: RetainedLimits, with_expired: bool) -> bool {
-        let kept = self.retained.iter().filter(|(_, retained)| {
-            with_expired || !has_passed(retained.expires_at, self.time)
-        });
+        let kept = self
+            .retained
+            .iter()
+            .filter(|(_, retained)| with_expired || !has_passed(retained.expires_at, self.time));
         let (mut messages, mut bytes, mut before) = (1, message.size() as u64, None);
         for (topic, retained) in kept {
             let size = retained.message.size() as u64;
@@ -103,8 +104,7 @@ impl NaiveShard {
     /// What a new subscription gets, in the order of topics.
     pub(crate) fn read_retained(&self, filter: &TopicFilter) -> Vec<(TopicName, Retained)> {
         let matching = self.retained.iter().filter(|(topic, retained)| {
-            matches(filter.as_str(), topic.as_str())
-                && !has_passed(retained.expires_at, self.time)
+            matches(filter.as_str(), topic.as_str()) && !has_passed(retained.expires_at, self.time)
         });
         matching
             .map(|(topic, retained)| (topic.clone(), retained.clone()))
@@ -153,7 +153,9 @@ impl NaiveShard {
                 expires_in_ms,
             } = copy;
             let read = &self.clients[client_id].read;
-            let noted = read.iter().filter_map(|read| read.wanted_from.get(&message.topic));
+            let noted = read
+                .iter()
+                .filter_map(|read| read.wanted_from.get(&message.topic));
             if noted.into_iter().any(|wanted_from| version < *wanted_from) {
                 self.outdated += 1;
                 continue;

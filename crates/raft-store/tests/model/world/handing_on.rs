@@ -26,7 +26,10 @@ impl World {
         let taken = self.tested(target).model.taken(source);
         let after = taken.saturating_add_signed(skip.into());
         let lane = OutboxTarget::Shard(target);
-        let oldest = self.waiting(source, lane).first().map(|(number, _)| *number);
+        let oldest = self
+            .waiting(source, lane)
+            .first()
+            .map(|(number, _)| *number);
         let settled = self.tested(source).machine.outbox_settled(lane);
         prop_assert!(oldest.is_none_or(|oldest| oldest == settled + 1));
         let tested = self.tested(source);
@@ -77,7 +80,10 @@ impl World {
                 }
                 OutboxTarget::Node(..) => {
                     let items = self.waiting(source, lane);
-                    items.get(2).or(items.last()).map_or(0, |(number, _)| *number)
+                    items
+                        .get(2)
+                        .or(items.last())
+                        .map_or(0, |(number, _)| *number)
                 }
                 OutboxTarget::Unplaced => continue,
             };
@@ -194,7 +200,10 @@ impl World {
         prop_assert_eq!(found, expected);
         let few = tested.machine.due_wills(now, 1);
         prop_assert_eq!(few.len(), due.len().min(1));
-        let mut epochs: Vec<_> = due.iter().map(|will| (will.epoch, will.message.clone())).collect();
+        let mut epochs: Vec<_> = due
+            .iter()
+            .map(|will| (will.epoch, will.message.clone()))
+            .collect();
         if all {
             let wills = tested.model.wills.iter();
             let undue = wills.map(|(epoch, will)| (*epoch, will.will.message.clone()));

@@ -119,10 +119,12 @@ impl World {
             return;
         };
         let read = &mut self.connection(&connection).read;
-        let copies = read.drain(..count.min(read.len())).map(|copy| RetainedCopy {
-            qos: qos.max(Qos::AtLeastOnce),
-            ..copy
-        });
+        let copies = read
+            .drain(..count.min(read.len()))
+            .map(|copy| RetainedCopy {
+                qos: qos.max(Qos::AtLeastOnce),
+                ..copy
+            });
         let copies = copies.collect();
         let Connection {
             client_id,
