@@ -1,7 +1,8 @@
 //! The connections of this node to its peers, shared by all shards.
 //!
-//! Two per peer: one for log entries, one for heartbeats, votes and hand-overs, so that bulk never
-//! delays an election. Both connect when first used and again when broken, resolving the name anew.
+//! Three per peer: one for log entries, one for snapshots, one for heartbeats, votes and hand-overs,
+//! so that bulk never delays an election, and a snapshot no entries. Each connects when first used and
+//! again when broken, resolving the name anew.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -59,6 +60,7 @@ pub(crate) struct Peer {
 
 pub(crate) struct Clients {
     pub(crate) bulk: RaftClient<Channel>,
+    pub(crate) snapshots: RaftClient<Channel>,
     pub(crate) control: RaftClient<Channel>,
 }
 
@@ -98,6 +100,7 @@ impl Connections {
         metadata.insert(TO_KEY, node.into());
         let clients = endpoint(address).map(|endpoint| Clients {
             bulk: client(&endpoint),
+            snapshots: client(&endpoint),
             control: client(&endpoint),
         });
         Peer {

@@ -43,6 +43,9 @@ pub enum EntryError {
     /// Voters without addresses, or no voters.
     #[error("membership: {0}")]
     Membership(String),
+    /// There are two slots.
+    #[error("slot {0}, there are 0 and 1")]
+    Slot(u32),
 }
 
 /// A batch together with its bytes, which its proposer encoded once.
@@ -288,7 +291,7 @@ pub(crate) fn vote_from_wire(vote: Option<wire::BallotVote>) -> Result<Vote, Ent
     })
 }
 
-fn membership_to_wire(membership: &Membership) -> wire::Membership {
+pub(crate) fn membership_to_wire(membership: &Membership) -> wire::Membership {
     let voters = membership.get_joint_config().iter();
     let voters = voters
         .map(|set| wire::Voters {
@@ -305,7 +308,7 @@ fn membership_to_wire(membership: &Membership) -> wire::Membership {
     wire::Membership { voters, members }
 }
 
-fn membership_from_wire(membership: wire::Membership) -> Result<Membership, EntryError> {
+pub(crate) fn membership_from_wire(membership: wire::Membership) -> Result<Membership, EntryError> {
     let voters = membership.voters.into_iter();
     let voters: Vec<BTreeSet<u64>> = voters.map(|set| set.nodes.into_iter().collect()).collect();
     let members = membership.members.into_iter();
@@ -317,31 +320,80 @@ fn membership_from_wire(membership: wire::Membership) -> Result<Membership, Entr
     Membership::new(voters, members).map_err(|error| EntryError::Membership(error.to_string()))
 }
 
+/// What goes with the state tables of a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppliedState {
+    /// The last entry whose effects are in the tables.
+    pub applied: LogId,
+    /// The membership at that entry.
+    pub membership: StoredMembership,
+    /// Where the tables are.
+    pub slot: Slot,
+    /// The last entry of the snapshot that was installed last, if one ever was.
+    pub installed: Option<LogId>,
+}
+
+/// One of the two places for a shard's tables: one is live, a snapshot is received into the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Slot {
+    /// The first one, live until a snapshot is installed.
+    #[default]
+    A,
+    /// The second one.
+    B,
+}
+
+impl Slot {
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+}
+
 /// The record that goes with the state tables of a shard.
 #[must_use]
-pub fn encode_applied(applied: &LogId, membership: &StoredMembership) -> Vec<u8> {
+pub fn encode_applied(state: &AppliedState) -> Vec<u8> {
     let record = wire::AppliedState {
         format: FORMAT,
-        applied: Some(log_id_to_wire(applied)),
-        membership_log_id: membership.log_id().as_ref().map(log_id_to_wire),
-        membership: Some(membership_to_wire(membership.membership())),
+        applied: Some(log_id_to_wire(&state.applied)),
+        membership_log_id: state.membership.log_id().as_ref().map(log_id_to_wire),
+        membership: Some(membership_to_wire(state.membership.membership())),
+        slot: match state.slot {
+            Slot::A => 0,
+            Slot::B => 1,
+        },
+        installed: state.installed.as_ref().map(log_id_to_wire),
     };
     record.encode_to_vec()
 }
 
-/// How far state tables have come, and the membership at that entry.
+/// How far state tables have come, the membership at that entry, and where they are.
 ///
 /// # Errors
 /// As [`decode_entry`].
-pub fn decode_applied(bytes: &[u8]) -> Result<(LogId, StoredMembership), EntryError> {
+pub fn decode_applied(bytes: &[u8]) -> Result<AppliedState, EntryError> {
     let record = wire::AppliedState::decode(bytes)?;
     check_format(record.format)?;
     let applied = required_log_id(record.applied, "applied")?;
     let membership = membership_from_wire(record.membership.unwrap_or_default())?;
-    Ok((
+    let slot = match record.slot {
+        0 => Slot::A,
+        1 => Slot::B,
+        slot => return Err(EntryError::Slot(slot)),
+    };
+    Ok(AppliedState {
         applied,
-        StoredMembership::new(record.membership_log_id.map(log_id_from_wire), membership),
-    ))
+        membership: StoredMembership::new(
+            record.membership_log_id.map(log_id_from_wire),
+            membership,
+        ),
+        slot,
+        installed: record.installed.map(log_id_from_wire),
+    })
 }
 
 #[cfg(test)]
@@ -440,7 +492,15 @@ mod tests {
             Some(log_id(1)),
             Membership::new_with_defaults(vec![BTreeSet::from([1, 2, 3])], []),
         );
-        let bytes = encode_applied(&log_id(12), &membership);
-        assert_eq!(decode_applied(&bytes).unwrap(), (log_id(12), membership));
+        for slot in [Slot::A, Slot::B] {
+            let state = AppliedState {
+                applied: log_id(12),
+                membership: membership.clone(),
+                slot,
+                installed: (slot == Slot::B).then(|| log_id(5)),
+            };
+            let bytes = encode_applied(&state);
+            assert_eq!(decode_applied(&bytes).unwrap(), state);
+        }
     }
 }

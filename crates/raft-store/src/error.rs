@@ -104,6 +104,19 @@ pub enum StoreError {
         /// The first missing entry.
         index: u64,
     },
+    /// The log was cut off behind a state that is no longer there.
+    #[error(
+        "{path}: the state of shard {shard} is gone or too old: its log begins after entry {purged}, and what is \
+         before that can come only from other nodes. Rejoin this node as a new member with an empty data folder"
+    )]
+    LostState {
+        /// The database folder.
+        path: PathBuf,
+        /// Whose.
+        shard: ShardId,
+        /// The last entry that was cut off.
+        purged: u64,
+    },
     /// A read failed.
     #[error("cannot read {path}: {source}; shard {shard} stops on this node")]
     Read {

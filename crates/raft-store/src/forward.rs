@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response as GrpcResponse, Status};
@@ -141,6 +142,13 @@ impl Forwarder {
             }),
             Some(Outcome::Unknown(_)) | None => Err(WriteError::Unknown),
         }
+    }
+
+    /// Follows the installation of snapshots on this node's replica: what such a one brought was not
+    /// applied batch by batch.
+    #[must_use]
+    pub fn installs_watch(&self, shard: ShardId) -> Option<watch::Receiver<u64>> {
+        Some(self.shards.shard(shard)?.replica().installs_watch())
     }
 
     /// Waits until the shard's leader as known here changes, at most `limit`.

@@ -37,12 +37,14 @@ pub mod log_writer;
 pub mod machine;
 pub mod network;
 pub mod proposer;
+mod replica;
+mod retention;
 pub mod service;
 pub mod shard;
 pub mod shards;
-mod snapshot;
+pub mod snapshot;
 pub mod state;
-pub mod state_machine;
+mod state_machine;
 pub mod type_config;
 mod wal;
 
@@ -78,8 +80,8 @@ pub use machine::{
     Applied, BodyLookup, DueSession, DueWill, Machine, RetainedPage, StateError,
 };
 pub use proposer::{Proposer, ProposerCore, Waiter};
+pub use replica::OnApplied;
 pub use service::{RaftService, incoming, server_builder};
 pub use shard::Shard;
 pub use shards::{Shards, StorageHealth, StoreConfig};
 pub use state::{StateKey, StateRecord};
-pub use state_machine::OnApplied;

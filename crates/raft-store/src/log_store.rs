@@ -24,10 +24,13 @@ use crate::entry::{encode_entry, entry_memory_bytes};
 use crate::error::StoreError;
 use crate::ids::ShardId;
 use crate::log_writer::{Change, LogWriter, Progress, Write};
+use crate::retention::LogLength;
 use crate::type_config::{Entry, LogId, TypeConfig, Vote};
 
-/// Memory for the tail of one shard. A follower that lags no further is served from memory.
-const TAIL_BYTES_MAX: usize = 16 << 20;
+mod tail;
+
+use tail::{Plan, Tail, later};
+
 /// Entries of one replication message, and of one step of a replay.
 const READ_BYTES_MAX: usize = 1 << 20;
 
@@ -43,29 +46,6 @@ struct ShardLog {
     tail: Mutex<Tail>,
 }
 
-struct Tail {
-    vote: Option<Vote>,
-    /// In memory only: openraft wants it back within one life, not across.
-    committed: Option<LogId>,
-    purged: Option<LogId>,
-    /// Index of the first entry; without entries, of the next one.
-    first: u64,
-    last: Option<LogId>,
-    recent: VecDeque<Recent>,
-    recent_bytes: usize,
-    /// Number of the newest write.
-    writes: u64,
-    /// Grows with each truncation: a reader that saw it change reads again.
-    truncations: u64,
-}
-
-struct Recent {
-    entry: Entry,
-    bytes: usize,
-    /// The write that makes it durable.
-    write: u64,
-}
-
 impl LogStore {
     /// Reads a shard's vote and the ends of its log.
     ///
@@ -74,8 +54,9 @@ impl LogStore {
     pub fn open(shard: ShardId, db: Arc<LogDb>, writer: LogWriter) -> Result<Self, StoreError> {
         let purged = db.purged(shard)?;
         let first = purged.map_or(0, |purged| purged.index + 1);
-        let last = db.last_entry(shard)?.map(|entry| entry.log_id).max(purged);
-        if last > purged && db.entries(shard, first, first + 1, 1)?.is_empty() {
+        let last = db.last_entry(shard)?.map(|entry| entry.log_id);
+        let last = later(last, purged);
+        if last != purged && db.entries(shard, first, first + 1, 1)?.is_empty() {
             return Err(StoreError::LostEntry {
                 path: db.path().to_owned(),
                 shard,
@@ -90,7 +71,9 @@ impl LogStore {
             last,
             recent: VecDeque::new(),
             recent_bytes: 0,
+            length: LogLength::new(first, db.flushed_bytes(shard)),
             writes: 0,
+            purge: None,
             truncations: 0,
         };
         Ok(Self(Arc::new(ShardLog {
@@ -106,6 +89,18 @@ impl LogStore {
     #[must_use]
     pub fn last_log_id(&self) -> Option<LogId> {
         self.tail().last
+    }
+
+    /// How many entries it holds.
+    pub(crate) fn entries(&self) -> u64 {
+        let tail = self.tail();
+        let next = tail.last.map_or(0, |last| last.index.saturating_add(1));
+        next.saturating_sub(tail.first)
+    }
+
+    /// The last entry that was cut off.
+    pub(crate) fn purged(&self) -> Option<LogId> {
+        self.tail().purged
     }
 
     /// Whether every entry up to `index` is on this node's disk.
@@ -144,6 +139,71 @@ impl LogStore {
                 done,
             })
             .await
+    }
+
+    /// How long the log is.
+    pub(crate) fn length(&self) -> LogLength {
+        self.tail().length.clone()
+    }
+
+    /// The last purged entry, once its purge is on the disk.
+    pub(crate) fn durable_purge(&self) -> Option<LogId> {
+        let written = self.0.progress.written();
+        let purge = self.tail().purge;
+        purge
+            .filter(|(_, write)| *write <= written)
+            .map(|(upto, _)| upto)
+    }
+
+    /// Frees disk space that purged entries take. Blocks for a moment.
+    pub(crate) fn drop_purged_files(&self) -> Result<(), StoreError> {
+        let Some(upto) = self.durable_purge() else {
+            return Ok(());
+        };
+        let dropped = self.0.db.drop_purged_files(self.0.shard, upto.index);
+        dropped.map_err(|source| StoreError::Write {
+            path: self.0.db.path().to_owned(),
+            reason: source.into_string(),
+        })
+    }
+
+    /// Merges purged entries away. Blocks for as long as that takes.
+    pub(crate) fn reclaim(&self) {
+        if let Some(upto) = self.durable_purge() {
+            self.0.db.reclaim(self.0.shard, upto.index);
+        }
+    }
+
+    /// Whether the log holds this very entry, or ends with it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn holds(&self, log_id: LogId) -> Result<bool, StoreError> {
+        let (purged, end) = (self.tail().purged, log_id.index.saturating_add(1));
+        let entries = self.read(log_id.index, end, usize::MAX)?;
+        let found = entries.first().map(|entry| entry.log_id);
+        Ok(purged == Some(log_id) || found == Some(log_id))
+    }
+
+    /// Makes the log empty, as if all up to `log_id` had been purged; durable when it returns.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) async fn restart_after(&self, log_id: LogId) -> io::Result<()> {
+        let (truncation, purge) = {
+            let mut tail = self.tail();
+            let purged = tail.purged;
+            tail.truncate(purged);
+            let truncation = tail.next_write();
+            (truncation, tail.purge(log_id))
+        };
+        let from = log_id.index.saturating_add(1);
+        self.submit(Change::Truncate(from), truncation, IOFlushed::noop())
+            .await?;
+        let (told, waiter) = TypeConfig::oneshot();
+        self.submit(Change::Purge(log_id), purge, IOFlushed::signal(told))
+            .await?;
+        waiter.await.map_err(io::Error::other)?
     }
 
     /// Entries `start..end` as far as the log has them, but no more once they take `bytes_max`.
@@ -185,109 +245,6 @@ impl LogStore {
     }
 }
 
-enum Plan {
-    Memory(Vec<Entry>),
-    /// Entries `start..disk_end` are on disk; those up to `end` may be in memory.
-    Disk {
-        start: u64,
-        disk_end: u64,
-        end: u64,
-    },
-}
-
-impl Tail {
-    fn plan(&self, start: u64, end: u64, bytes_max: usize) -> Plan {
-        let start = start.max(self.first);
-        let end = end.min(self.last.map_or(0, |last| last.index + 1));
-        if start >= end {
-            return Plan::Memory(Vec::new());
-        }
-        match self.recent.front().map(|recent| recent.entry.log_id.index) {
-            Some(first) if first <= start => {
-                Plan::Memory(self.recent_entries(start - first, end - first, bytes_max))
-            }
-            Some(first) => Plan::Disk {
-                start,
-                disk_end: first.min(end),
-                end,
-            },
-            None => Plan::Disk {
-                start,
-                disk_end: end,
-                end,
-            },
-        }
-    }
-
-    fn recent_entries(&self, from: u64, to: u64, bytes_max: usize) -> Vec<Entry> {
-        let from = usize::try_from(from).unwrap_or(usize::MAX);
-        let count = usize::try_from(to)
-            .unwrap_or(usize::MAX)
-            .saturating_sub(from);
-        let mut bytes = 0;
-        let mut entries = Vec::new();
-        for recent in self.recent.iter().skip(from).take(count) {
-            if bytes >= bytes_max {
-                break;
-            }
-            bytes += recent.bytes;
-            entries.push(recent.entry.clone());
-        }
-        entries
-    }
-
-    /// Numbers a new write.
-    fn next_write(&mut self) -> u64 {
-        self.writes += 1;
-        self.writes
-    }
-
-    fn push(&mut self, entry: Entry, write: u64) {
-        let bytes = entry_memory_bytes(&entry);
-        if self.last == self.purged {
-            self.first = entry.log_id.index;
-        }
-        self.last = Some(entry.log_id);
-        self.recent_bytes += bytes;
-        self.recent.push_back(Recent {
-            entry,
-            bytes,
-            write,
-        });
-    }
-
-    /// Drops the oldest entries that are written, while the tail is too large.
-    fn shrink(&mut self, written: u64) {
-        while self.recent_bytes > TAIL_BYTES_MAX
-            && let Some(recent) = self.recent.pop_front_if(|recent| recent.write <= written)
-        {
-            self.recent_bytes -= recent.bytes;
-        }
-    }
-
-    fn truncate(&mut self, last: Option<LogId>) {
-        let keep =
-            |recent: &mut Recent| last.is_none_or(|last| recent.entry.log_id.index > last.index);
-        while let Some(recent) = self.recent.pop_back_if(keep) {
-            self.recent_bytes -= recent.bytes;
-        }
-        self.last = last.max(self.purged);
-        self.truncations += 1;
-    }
-
-    fn purge(&mut self, upto: LogId) {
-        while let Some(recent) = self
-            .recent
-            .pop_front_if(|recent| recent.entry.log_id.index <= upto.index)
-        {
-            self.recent_bytes -= recent.bytes;
-        }
-        self.purged = self.purged.max(Some(upto));
-        self.first = self.first.max(upto.index + 1);
-        self.last = self.last.max(Some(upto));
-    }
-}
-
 /// The indices of a range, end exclusive.
 fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
     let start = match range.start_bound() {
@@ -317,6 +274,10 @@ impl RaftLogReader<TypeConfig> for LogStore {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry>, io::Error> {
+        // An openraft that asks for purged entries must not be given later ones instead.
+        if start < self.tail().first {
+            return Ok(Vec::new());
+        }
         Ok(self.read(start, end, READ_BYTES_MAX)?)
     }
 
@@ -393,10 +354,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let mut tail = self.tail();
             let number = tail.next_write();
             for entry in entries {
-                encoded.push((entry.log_id.index, encode_entry(&entry)));
+                let bytes = encode_entry(&entry);
+                tail.length.push(entry.log_id.index, bytes.len());
+                encoded.push((entry.log_id.index, bytes));
                 tail.push(entry, number);
             }
-            tail.shrink(written);
+            tail.shrink(written, self.0.db.tail_bytes_max());
             number
         };
         self.submit(Change::Append(encoded), number, callback).await
@@ -420,11 +383,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
-        let number = {
-            let mut tail = self.tail();
-            tail.purge(log_id);
-            tail.next_write()
-        };
+        let number = self.tail().purge(log_id);
         self.submit(Change::Purge(log_id), number, IOFlushed::noop())
             .await
     }

@@ -33,7 +33,8 @@ use crate::entry::{
 };
 use crate::ids::ShardId;
 use crate::proto::holdfast::raft::v1 as wire;
-use crate::snapshot::{self, SnapshotData};
+use crate::snapshot::SnapshotData;
+use crate::snapshot::outgoing::send_snapshot;
 use crate::type_config::{PeerAddress, TypeConfig, Vote};
 
 /// Appends on one stream that wait for their answer. As many as the receiving openraft takes in.
@@ -359,14 +360,23 @@ impl RaftNetworkV2<TypeConfig> for Network {
         self.vote_answer(answer)
     }
 
+    /// Sends the live tables as they are now: they may be newer than `snapshot` says.
+    ///
+    /// `option` holds the limit of a single message; here progress is what counts.
     async fn full_snapshot(
         &mut self,
-        _vote: Vote,
+        vote: Vote,
         snapshot: SnapshotOf<TypeConfig, SnapshotData>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        snapshot::none(&snapshot)
+        let SnapshotData::Live(replica) = snapshot.snapshot else {
+            return Err(ReplicationClosed::new("only live tables are sent").into());
+        };
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            sent = send_snapshot(&self.peer, replica, vote) => sent,
+        }
     }
 
     async fn transfer_leader(

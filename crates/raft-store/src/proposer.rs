@@ -228,10 +228,18 @@ impl<W: Waiter> Proposer<W> {
 
     /// One attempt; returns when it is time for the next one.
     async fn send_once(&self, forwarder: &Forwarder, batch: &Batch) {
+        let mut installs = forwarder.installs_watch(self.shard);
         match forwarder.send(self.shard, batch).await {
             Ok(_) => {
-                // `run` leaves this wait when the own replica has applied the batch.
-                drop(timeout(LOCAL_APPLY_WAIT, std::future::pending::<()>()).await);
+                // `run` leaves this wait when the own replica has applied the batch. One that came
+                // in a snapshot is not applied: the shard is asked again for its stored answers.
+                let installed = async {
+                    match &mut installs {
+                        Some(installs) => drop(installs.changed().await),
+                        None => std::future::pending().await,
+                    }
+                };
+                drop(timeout(LOCAL_APPLY_WAIT, installed).await);
             }
             Err(error) => {
                 tracing::debug!(shard = %self.shard, %error, "proposal not written, sending again");

@@ -14,6 +14,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult,
     TransferLeaderError, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
+use openraft::storage::Snapshot;
 use tokio::net::TcpListener;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
@@ -27,11 +28,14 @@ use crate::entry::{
     EntryError, check_format, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire,
     vote_to_wire,
 };
+use crate::error::StoreError;
 use crate::ids::ShardId;
 use crate::proto::holdfast::raft::v1 as wire;
 use crate::proto::holdfast::raft::v1::raft_server::{Raft, RaftServer};
 use crate::shard::Shard;
 use crate::shards::Shards;
+use crate::snapshot::incoming::{ReceptionError, first_part, head_from_wire, receive};
+use crate::snapshot::{SnapshotData, count_event, meta};
 use crate::type_config::{LogId, TypeConfig};
 
 type Append = AppendEntriesRequest<TypeConfig>;
@@ -346,6 +350,31 @@ impl Raft for RaftService {
         Ok(Response::new(vote_answer(&answer)))
     }
 
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<wire::SnapshotPart>>,
+    ) -> Result<Response<wire::SnapshotInstalled>, Status> {
+        self.check_sender(request.metadata())?;
+        let mut parts = request.into_inner();
+        let head = first_part(&mut parts).await?;
+        let shard = self.shard(head.shard)?;
+        let head = head_from_wire(head).map_err(malformed)?;
+        let vote = head.vote;
+        let received = match receive(shard.replica(), head, parts).await {
+            Ok(received) => received,
+            Err(error) => return Err(not_received(shard, &error)),
+        };
+        let snapshot = Snapshot {
+            meta: meta(&received.state),
+            snapshot: SnapshotData::Received(Box::new(received)),
+        };
+        let answer = shard.raft().install_full_snapshot(vote, snapshot).await;
+        let answer = answer.map_err(|error| stopped(&error))?;
+        Ok(Response::new(wire::SnapshotInstalled {
+            vote: Some(vote_to_wire(&answer.vote)),
+        }))
+    }
+
     async fn transfer_leader(
         &self,
         request: Request<wire::TransferLeaderRequest>,
@@ -364,6 +393,24 @@ impl Raft for RaftService {
             .map_err(|error| stopped(&error))?;
         Ok(Response::new(transfer_answer(answer)))
     }
+}
+
+fn not_received(shard: &Shard, error: &ReceptionError) -> Status {
+    let id = shard.id().0;
+    match error {
+        ReceptionError::Busy => return Status::unavailable(error.to_string()),
+        ReceptionError::Store(StoreError::Write { .. } | StoreError::Read { .. }) => {
+            shard.replica().fail(error.to_string());
+        }
+        ReceptionError::Ended(_) => {
+            tracing::info!(shard = id, %error, "a snapshot was not received");
+        }
+        ReceptionError::Damaged(_) | ReceptionError::Malformed(_) | ReceptionError::Store(_) => {
+            tracing::error!(shard = id, %error, "refused a snapshot");
+        }
+    }
+    count_event("refused");
+    Status::data_loss(error.to_string())
 }
 
 fn transfer_answer(
@@ -407,6 +454,7 @@ mod tests {
             heartbeat: Duration::from_millis(100),
             election_timeout: (Duration::from_millis(500), Duration::from_millis(1000)),
             block_cache_bytes: 1 << 20,
+            snapshot_after: 100_000,
         };
         Shards::start(config, Arc::new(|_, _, _| {})).await.unwrap()
     }

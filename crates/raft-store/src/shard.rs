@@ -21,8 +21,9 @@ use crate::entry::{EncodedBatch, Proposal};
 use crate::error::WriteError;
 use crate::group_commit::GroupCommit;
 use crate::ids::{NodeId, ShardId};
-use crate::machine::{BodyLookup, Machine};
-use crate::state_machine::{Replica, StateMachine};
+use crate::machine::Machine;
+use crate::replica::Replica;
+use crate::state_machine::StateMachine;
 use crate::type_config::TypeConfig;
 
 /// How long a write may take before its outcome counts as unknown. Above the longest election; the
@@ -274,16 +275,15 @@ impl Shard {
         self.replica.with_machine(read)
     }
 
-    /// The content of a body.
+    /// The content of a body: from memory, or from the disk, which blocks for a moment. `None`: it is
+    /// gone, or the disk failed, which is final.
     #[must_use]
     pub fn message(&self, id: u64) -> Option<Arc<StoredMessage>> {
-        match self.with_machine(|machine| machine.body(id)) {
-            BodyLookup::Here(stored) => Some(stored),
-            BodyLookup::Stored | BodyLookup::Gone => None,
-        }
+        self.replica.message(id)
     }
 
-    /// Items of one outbox target after a number, at most `max_items` and about `max_bytes`.
+    /// Items of one outbox target after a number, at most `max_items` and about `max_bytes`. May read
+    /// from the disk, which blocks for a moment.
     #[must_use]
     pub fn outbox_items(
         &self,
@@ -302,7 +302,8 @@ impl Shard {
             };
             Some((number, item.into_item(content, now)))
         };
-        waiting.into_iter().filter_map(item).collect()
+        // Without a gap: whoever took a later item would be said to have taken all before it.
+        waiting.into_iter().map_while(item).collect()
     }
 
     pub(crate) fn raft(&self) -> &ShardRaft {
@@ -337,6 +338,7 @@ impl Shard {
         gauge("holdfast_raft_applied_index", self.applied_index());
         gauge("holdfast_raft_commit_index", self.commit_index());
         gauge("holdfast_raft_term", self.term());
+        gauge("holdfast_raft_log_entries", self.replica.log().entries());
         gauge(
             "holdfast_raft_has_leader",
             u64::from(self.leader().is_some()),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::join_all;
 use openraft::SnapshotPolicy;
@@ -12,22 +12,22 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::connections::{Connections, endpoint};
-use crate::db::{self, Budget, Owner, SHARDS_MAX, StateDb};
+use crate::db::{self, Budget, LogDb, Owner, SHARDS_MAX, StateDb};
 use crate::error::StoreError;
 use crate::ids::{NodeId, ShardId};
-use crate::leadership::{Balance, preferred_leader};
+use crate::leadership::preferred_leader;
 use crate::log_store::LogStore;
 use crate::log_writer::{LogWriter, LogWriterThread};
 use crate::network::NetworkFactory;
+use crate::replica::{OnApplied, Replica};
 use crate::shard::{Shard, ShardRaft};
-use crate::state_machine::{OnApplied, Replica, StateMachine};
+use crate::state_machine::StateMachine;
 use crate::type_config::PeerAddress;
 
-/// How often saves that are due, gauges and leadership are looked after.
-const UPKEEP_EVERY: Duration = Duration::from_secs(1);
-/// How often the state tables are made durable. A restart replays what came after; a flush writes
-/// small files that have to be merged later.
-const FLUSH_EVERY: Duration = Duration::from_secs(30);
+mod upkeep;
+
+use upkeep::Upkeep;
+
 /// How long a Raft group may take to stop. Longer only when its disk hangs.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Entries per replication message: enough to keep a stream busy, few enough to be sent in a
@@ -54,6 +54,9 @@ pub struct StoreConfig {
     pub election_timeout: (Duration, Duration),
     /// `storage.block_cache`.
     pub block_cache_bytes: u64,
+    /// `storage.snapshot_after`, log entries of a shard: so many after the last time its state is
+    /// made durable and its log cut off behind it.
+    pub snapshot_after: u64,
 }
 
 /// The state of this node's storage.
@@ -73,6 +76,7 @@ pub struct Shards {
     shards: Vec<Shard>,
     writer: LogWriter,
     thread: Mutex<Option<LogWriterThread>>,
+    log: Arc<LogDb>,
     state: Arc<StateDb>,
     connections: Arc<Connections>,
     stop: CancellationToken,
@@ -91,6 +95,7 @@ impl fmt::Debug for Shards {
 struct Opened {
     writer: LogWriter,
     thread: LogWriterThread,
+    log: Arc<LogDb>,
     state: Arc<StateDb>,
     replicas: Vec<(LogStore, Arc<Replica>)>,
 }
@@ -117,6 +122,13 @@ impl Shards {
 
         let mut shards = Vec::new();
         for (id, (log, replica)) in (0..).map(ShardId).zip(opened.replicas) {
+            replica
+                .align_log()
+                .await
+                .map_err(|error| StoreError::Raft {
+                    shard: id,
+                    reason: error.to_string(),
+                })?;
             let network = NetworkFactory {
                 shard: id,
                 connections: Arc::clone(&connections),
@@ -141,6 +153,7 @@ impl Shards {
             shards,
             writer: opened.writer,
             thread: Mutex::new(Some(opened.thread)),
+            log: opened.log,
             state: opened.state,
             connections,
             stop: CancellationToken::new(),
@@ -167,7 +180,8 @@ impl Shards {
             });
         }
         let this = Arc::clone(self);
-        self.tasks.spawn(async move { this.upkeep().await });
+        self.tasks
+            .spawn(async move { Upkeep::new(this).run().await });
         self.tasks.close();
     }
 
@@ -211,7 +225,7 @@ impl Shards {
         let failure = self.writer.failure().map(str::to_owned);
         let failure = failure.or_else(|| {
             self.iter()
-                .find_map(|shard| shard.replica().save_failure().map(str::to_owned))
+                .find_map(|shard| shard.replica().failure().map(str::to_owned))
         });
         let failure = failure.or_else(|| {
             if self.stop.is_cancelled() {
@@ -309,40 +323,6 @@ impl Shards {
             }
         }
     }
-
-    async fn upkeep(self: Arc<Self>) {
-        let mut balance = Balance::default();
-        let mut flushed_at = Instant::now();
-        // Nodes look at different moments, so that two of them do not hand over at once.
-        let every = UPKEEP_EVERY + Duration::from_millis(u64::from(self.config.node.0 % 8) * 40);
-        loop {
-            tokio::select! {
-                () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(every) => {}
-            }
-            let flush = flushed_at.elapsed() >= FLUSH_EVERY;
-            if flush {
-                flushed_at = Instant::now();
-            }
-            let this = Arc::clone(&self);
-            let saved = tokio::task::spawn_blocking(move || this.save(flush)).await;
-            if let Err(error) = saved {
-                tracing::error!(%error, "saving the state failed");
-            }
-            for shard in &self.shards {
-                shard.report();
-                balance.check(shard, &self.connections).await;
-            }
-        }
-    }
-
-    fn save(&self, flush: bool) {
-        self.iter().for_each(|shard| shard.replica().save_if_due());
-        if flush && let Err(error) = self.state.flush() {
-            // The tables stay at an older state; a disk that is broken fails the log as well.
-            tracing::error!(path = %self.state.path().display(), %error, "cannot flush the state tables");
-        }
-    }
 }
 
 fn check(config: &StoreConfig) -> Result<(), StoreError> {
@@ -397,13 +377,15 @@ fn open(config: &StoreConfig, on_applied: &OnApplied) -> Result<Opened, StoreErr
     let (writer, thread) = LogWriter::start(Arc::clone(&log))?;
     let mut replicas = Vec::new();
     for id in (0..config.shards).map(ShardId) {
-        let log = LogStore::open(id, Arc::clone(&log), writer.clone())?;
-        let replica = Replica::load(id, Arc::clone(&state), log.clone(), Arc::clone(on_applied))?;
-        replicas.push((log, Arc::new(replica)));
+        let store = LogStore::open(id, Arc::clone(&log), writer.clone())?;
+        let (state, on_applied) = (Arc::clone(&state), Arc::clone(on_applied));
+        let replica = Replica::load(id, state, store.clone(), on_applied)?;
+        replicas.push((store, Arc::new(replica)));
     }
     Ok(Opened {
         writer,
         thread,
+        log,
         state,
         replicas,
     })
@@ -465,6 +447,7 @@ mod tests {
                 Duration::from_millis(upper_ms),
             ),
             block_cache_bytes: 0,
+            snapshot_after: 100_000,
         }
     }
 

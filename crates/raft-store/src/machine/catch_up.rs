@@ -23,7 +23,10 @@ impl Machine {
     pub fn catch_up(&mut self, old: &Self) -> Vec<Effect> {
         self.boot_effects = Vec::new();
         let mut effects = self.all_routes(Change::Added);
-        effects.extend(old.all_routes(Change::Removed));
+        // A state that was loaded and has applied nothing has not handed its routes out.
+        if old.boot_effects.is_empty() {
+            effects.extend(old.all_routes(Change::Removed));
+        }
         self.catch_up_lives(old, &mut effects);
         for (client_id, before) in &old.sessions {
             if let Some(holder) = before.holder

@@ -45,6 +45,8 @@ pub(crate) struct Cluster {
     pub(crate) folders: BTreeMap<NodeId, TempDir>,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     shards: u16,
+    /// Log entries after which a shard's log is cut off.
+    snapshot_after: u64,
 }
 
 /// A batch that is harmless when repeated.
@@ -58,8 +60,13 @@ pub(crate) fn batch(commands: Vec<Bytes>) -> Batch {
 }
 
 impl Cluster {
-    /// Starts nodes 1 to `nodes`.
+    /// Starts nodes 1 to `nodes`, whose logs are never cut off.
     pub(crate) async fn start(nodes: u16, shards: u16) -> Self {
+        Self::start_with(nodes, shards, u64::MAX).await
+    }
+
+    /// Starts nodes 1 to `nodes`.
+    pub(crate) async fn start_with(nodes: u16, shards: u16, snapshot_after: u64) -> Self {
         let mut listeners = BTreeMap::new();
         for node in (1..=nodes).map(NodeId) {
             listeners.insert(node, TcpListener::bind("127.0.0.1:0").await.unwrap());
@@ -77,6 +84,7 @@ impl Cluster {
             folders,
             nodes: BTreeMap::new(),
             shards,
+            snapshot_after,
         };
         for (node, listener) in listeners {
             cluster.start_node(node, listener).await;
@@ -98,6 +106,7 @@ impl Cluster {
             heartbeat: Duration::from_millis(50),
             election_timeout: (Duration::from_millis(500), Duration::from_millis(1000)),
             block_cache_bytes: 1 << 20,
+            snapshot_after: self.snapshot_after,
         }
     }
 
