@@ -24,7 +24,6 @@ use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, SnapshotMeta, StorageError};
-use raft_store::Answers;
 use raft_store::log_store::LogStore;
 use raft_store::type_config::{LogId, StoredMembership, TypeConfig};
 use storage::Storage;
@@ -78,7 +77,7 @@ impl RaftStateMachine<TypeConfig> for Counting {
                 state.membership = StoredMembership::new(Some(entry.log_id), membership);
             }
             if let Some(responder) = responder {
-                responder.send(Answers::from([]));
+                responder.send(Arc::from([]));
             }
         }
         Ok(())

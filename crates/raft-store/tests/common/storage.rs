@@ -11,7 +11,7 @@ use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
 use openraft::vote::RaftLeaderId;
 use raft_store::db::{self, Budget, LogDb, Owner};
-use raft_store::entry::Proposal;
+use raft_store::entry::{EncodedBatch, Proposal};
 use raft_store::log_store::LogStore;
 use raft_store::log_writer::{LogWriter, LogWriterThread};
 use raft_store::type_config::{Entry, LeaderId, LogId, TypeConfig};
@@ -47,6 +47,7 @@ pub(crate) fn small() -> Budget {
     Budget {
         block_cache_bytes: 1 << 20,
         write_buffer_bytes: 256 << 10,
+        log_tail_bytes: 64 << 20,
     }
 }
 
@@ -88,12 +89,14 @@ pub(crate) fn entry(term: u64, index: u64, bytes: usize) -> Entry {
     let batch = Batch {
         proposer: ProposerId::Idempotent,
         sequence: 0,
-        leader_time: Timestamp::from_millis(index),
+        leader_time: Timestamp::ZERO,
         commands: vec![Bytes::from(vec![fill; bytes])],
     };
+    let time = Timestamp::from_millis(index);
+    let proposal = Proposal::new(time, vec![EncodedBatch::new(batch)]);
     Entry {
         log_id: log_id(term, index),
-        payload: EntryPayload::Normal(Proposal::new(batch)),
+        payload: EntryPayload::Normal(proposal),
     }
 }
 
