@@ -10,10 +10,10 @@ use codec::{
     ProtocolVersion, Publish, Qos, ReasonCode, RetainHandling, Subscribe, Subscription,
     SubscriptionIdentifier, SubscriptionOptions, TopicFilter, TopicName, Unsubscribe, Utf8, Will,
 };
-use testkit::Random;
 use testkit::recording::{End, Recording};
+use testkit::{Random, let_pass, let_pass_until};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::features::Features;
 use crate::half::Half;
@@ -116,7 +116,7 @@ impl Actor {
                 return;
             }
             let Some((wire, connack)) = self.connect(node).await else {
-                sleep(RETRY_AFTER).await;
+                let_pass(RETRY_AFTER).await;
                 node = self.any_node();
                 continue;
             };
@@ -158,7 +158,7 @@ impl Actor {
         let away = self.around(self.profile.away / 2);
         let mut phase = self.world.phase.clone();
         tokio::select! {
-            () = sleep(away) => {}
+            () =  let_pass(away) => {}
             // Fails when the run is over.
             _ = phase.wait_for(|phase| *phase != Phase::Run) => {}
         }
@@ -308,23 +308,23 @@ impl Actor {
                     }
                     Err(end) => return Leave::Ended(end),
                 },
-                () = sleep_until(acknowledges_at), if self.half.holds() => {
+                () = let_pass_until(acknowledges_at), if self.half.holds() => {
                     while let Some(packet) = self.half.next_held() {
                         wire.send(packet).await;
                     }
                 }
-                () = sleep_until(acts_at), if runs => {
+                () = let_pass_until(acts_at), if runs => {
                     self.act(wire).await;
                     acts_at = Instant::now() + self.around(self.profile.pace);
                 }
-                () = sleep_until(pings_at) => {
+                () = let_pass_until(pings_at) => {
                     pings_at = Instant::now() + PING_EVERY;
                     if pinged_at.is_none() {
                         pinged_at = Some(Instant::now());
                         wire.send(Packet::Pingreq).await;
                     }
                 }
-                () = sleep_until(habits.leaves_at), if runs => {}
+                () = let_pass_until(habits.leaves_at), if runs => {}
                 // Fails when the run is over.
                 changed = phase.changed() => if changed.is_err() {
                     return Leave::Stop;

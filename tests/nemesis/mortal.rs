@@ -7,9 +7,9 @@ use codec::{
     Connect, Disconnect, Message, MessageProperties, Packet, ProtocolVersion, Qos, ReasonCode,
     TopicName, Utf8, Will,
 };
-use testkit::Random;
 use testkit::recording::End;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use testkit::{Random, let_pass};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::actor::{Phase, World};
 use crate::wire::{Name, Wire};
@@ -71,7 +71,7 @@ impl Mortals {
         while *self.world.phase.borrow() == Phase::Run {
             number += 1;
             self.live_and_die(number).await;
-            sleep(RETRY_AFTER).await;
+            let_pass(RETRY_AFTER).await;
         }
     }
 

@@ -26,10 +26,12 @@
 //! | `takeover.rs` | [`Rule::Takeover`] |
 //! | `drain.rs` | [`Rule::Drain`] |
 //!
+//! `counting.rs` says how much there was to judge.
 //! `story.rs` makes connections, sessions and messages of the records, `subscription.rs` says which
 //! subscriptions a session may or must have had at a time.
 
 mod copies;
+mod counting;
 mod drain;
 #[cfg(test)]
 mod histories;
@@ -83,7 +85,7 @@ impl Settings {
 #[must_use]
 pub fn check(records: &[Record], settings: &Settings) -> Verdict {
     let story = Story::new(records, settings.clone());
-    let mut verdict = Verdict::new(story.counts());
+    let mut verdict = Verdict::new(counting::count(&story));
     presence::check(&story, &mut verdict);
     sender::check(&story, &mut verdict);
     let deliveries = receiver::check(&story, &mut verdict);

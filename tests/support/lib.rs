@@ -46,4 +46,4 @@ pub use sender::{Sender, SenderOptions};
 pub use shards::{client_id_in_shard, shard_of};
 pub use shim::Shim;
 pub use skip::{report, skip};
-pub use wait::{let_pass, wait_until};
+pub use wait::{let_pass, let_pass_until, wait_until};

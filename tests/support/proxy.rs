@@ -16,9 +16,9 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
-use crate::wait::let_pass;
+use crate::wait::{let_pass, let_pass_until};
 
 /// Bytes that wait in one direction of one connection; beyond that nothing is read.
 const QUEUE_BYTES_MAX: usize = 256 * 1024;
@@ -290,7 +290,7 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::
                 Ok(0) | Err(_) => queue.ended = true,
                 Ok(_) => queue.push(buffer.split().freeze(), now),
             },
-            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+            () = let_pass_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 if let Some(chunk) = queue.pop()
                     && to.write_all(&chunk).await.is_err()
                 {

@@ -29,3 +29,8 @@ pub async fn wait_until(
 pub async fn let_pass(duration: Duration) {
     tokio::time::sleep(duration).await;
 }
+
+/// The same until an instant: what a client or a proxy does then, it does at a time of its own choice.
+pub async fn let_pass_until(instant: Instant) {
+    tokio::time::sleep_until(instant).await;
+}

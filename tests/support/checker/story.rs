@@ -10,7 +10,6 @@ use codec::{
 
 use super::Settings;
 use super::subscription::{Change, Filter, Granted};
-use super::verdict::Counts;
 use crate::cluster::NodeId;
 use crate::recording::{End, Event, Fault, Record, Step};
 
@@ -254,52 +253,6 @@ impl<'a> Story<'a> {
             && session.ended.is_none()
             && last.is_some_and(|last| last.connack.is_some() && last.end.is_none())
     }
-
-    pub(super) fn counts(&self) -> Counts {
-        let mut counts = Counts {
-            length: self.at(self.end()),
-            connections: count(self.connections.iter().filter(|one| one.connack.is_some())),
-            messages: count(self.messages.iter().filter(|one| !one.is_will)),
-            wills: count(
-                self.connections
-                    .iter()
-                    .filter(|one| one.will.is_some() && one.connack.is_some()),
-            ),
-            kills: count(
-                self.faults
-                    .iter()
-                    .filter(|(_, fault)| matches!(fault, Fault::Killed(_))),
-            ),
-            sessions: count(self.sessions.iter().filter(|one| self.is_complete(one))),
-            ..Counts::default()
-        };
-        for connection in &self.connections {
-            let received = || {
-                let steps = connection.packets.iter();
-                steps.filter_map(|record| self.step(*record)?.received())
-            };
-            let acknowledges = |packet: &&Packet| match packet {
-                Packet::Puback(ack) | Packet::Pubrec(ack) => !ack.reason_code.is_error(),
-                _ => false,
-            };
-            counts.acknowledgements += count(received().filter(acknowledges));
-            let is_publish = |packet: &&Packet| matches!(packet, Packet::Publish(_));
-            counts.deliveries += count(received().filter(is_publish));
-            let is_again =
-                |packet: &&Packet| matches!(packet, Packet::Publish(publish) if publish.dup);
-            let again = count(received().filter(is_again));
-            counts.resent += again;
-            let first = received().nth(1);
-            let begins_with_pubrel = matches!(first, Some(Packet::Pubrel(_)));
-            counts.resumptions +=
-                u32::from(connection.is_resumed() && (again > 0 || begins_with_pubrel));
-        }
-        counts
-    }
-}
-
-fn count<T>(items: impl Iterator<Item = T>) -> u32 {
-    u32::try_from(items.count()).unwrap_or(u32::MAX)
 }
 
 /// What is under way while the records are read.

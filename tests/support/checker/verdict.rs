@@ -122,6 +122,10 @@ pub struct Counts {
     pub length: Duration,
     /// kill -9.
     pub kills: u32,
+    /// SIGSTOP.
+    pub stops: u32,
+    /// Cuts between nodes.
+    pub cuts: u32,
     /// PUBACKs and PUBRECs with success.
     pub acknowledgements: u32,
     /// Resumed sessions whose broker sent at least one packet again.
@@ -132,10 +136,18 @@ pub struct Counts {
     pub deliveries: u32,
     /// Packets that were sent again: PUBLISH with DUP.
     pub resent: u32,
+    /// Messages received with RETAIN.
+    pub retained: u32,
+    /// Messages received by members of shared subscriptions, for the first time.
+    pub shared: u32,
     /// Connections.
     pub connections: u32,
+    /// Connections that were left open for the next one to take over.
+    pub takeovers: u32,
     /// Connections with a will.
     pub wills: u32,
+    /// Wills that were received.
+    pub wills_published: u32,
     /// Sessions judged for loss to the end of the history.
     pub sessions: u32,
 }
@@ -241,18 +253,25 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:.0} s: {} kills, {} messages, {} acknowledgements, {} deliveries ({} sent again), \
-             {} connections, {} resumptions with something to send again, {} wills, {} sessions \
-             judged to the end",
+            "{:.0} s: {} kills, {} stops, {} cuts, {} messages, {} acknowledgements, {} deliveries \
+             ({} sent again, {} retained, {} shared), {} connections, {} takeovers, {} resumptions \
+             with something to send again, {} wills of which {} were published, {} sessions judged \
+             to the end",
             self.length.as_secs_f64(),
             self.kills,
+            self.stops,
+            self.cuts,
             self.messages,
             self.acknowledgements,
             self.deliveries,
             self.resent,
+            self.retained,
+            self.shared,
             self.connections,
+            self.takeovers,
             self.resumptions,
             self.wills,
+            self.wills_published,
             self.sessions
         )
     }

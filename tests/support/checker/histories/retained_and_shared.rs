@@ -136,6 +136,16 @@ fn a_shared_message_goes_to_one_member() {
 }
 
 #[test]
+fn what_a_transient_member_had_may_die_with_the_nodes() {
+    let two = "a< PUBLISH t q1 \"two\" id=1\na> PUBACK id=1\n";
+    let unread = "b< PUBLISH t q1 \"two\" id=1\n";
+    let lost = SHARED.replacen(two, "", 1).replacen(unread, "", 1);
+    let found = super::judge(&lost);
+    assert!(found.violations.iter().any(|one| one.rule == Rule::Shared));
+    correct(&lost.replacen("b! drop\n", "node1! kill node=1\nb! drop\n", 1));
+}
+
+#[test]
 fn who_acknowledged_long_before_the_loss_keeps_the_message() {
     let from = "b< PUBLISH t q1 \"two\" id=1\n";
     let to = "b< PUBLISH t q1 \"two\" id=1\nb> PUBACK id=1\n";
