@@ -1,8 +1,13 @@
 //! Shard time on this node: where a leader's `leader_time` comes from (DESIGN section 5).
 //!
-//! It runs with the machine's monotonic clock, also while the machine sleeps, and jumps forward
-//! when an applied entry is ahead of it. A wall clock plays no role. It is only an offer: the
-//! machine clamps what an entry carries so that shard time never goes back.
+//! It runs with the machine's monotonic clock, also while the machine sleeps. A wall clock plays no
+//! role. It is only an offer: the machine clamps what an entry carries so that shard time never goes
+//! back.
+//!
+//! A leader's clock runs on between its own entries, so that the time a commit takes is not lost. A
+//! follower's begins anew with each entry: if the leader's is behind (it was restarted, and does not
+//! know for how long it was down), whoever leads next must not make up for it at one stroke, since
+//! sessions would end and wills be published that much early.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -47,9 +52,15 @@ impl Anchor {
 }
 
 impl ShardClock {
-    /// An entry with this time was applied.
-    pub(crate) fn observe(&self, applied: Timestamp) {
-        self.observe_at(applied, since_boot());
+    /// An entry of this term with this time was applied.
+    pub(crate) fn observe(&self, applied: Timestamp, term: u64) {
+        self.observe_at(applied, term, since_boot());
+    }
+
+    /// Shard time by this node's clock; for reading, on any replica.
+    pub(crate) fn time(&self) -> Timestamp {
+        let anchor = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        anchor.time(since_boot())
     }
 
     /// The time to give an entry that this node, the leader of `term`, accepts now.
@@ -57,10 +68,11 @@ impl ShardClock {
         self.leader_time_at(term, since_boot())
     }
 
-    fn observe_at(&self, applied: Timestamp, now: Duration) {
+    fn observe_at(&self, applied: Timestamp, term: u64, now: Duration) {
         let mut anchor = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         anchor.applied = anchor.applied.max(applied);
-        if anchor.at.is_none() || applied > anchor.time(now) {
+        let of_another_leader = anchor.term != term;
+        if anchor.at.is_none() || of_another_leader || applied > anchor.time(now) {
             anchor.time = applied;
             anchor.at = Some(now);
         }
@@ -98,26 +110,35 @@ mod tests {
     #[test]
     fn time_runs_on_between_entries_and_does_not_lose_the_time_a_commit_takes() {
         let clock = ShardClock::default();
-        clock.observe_at(at(100), seconds(5));
+        clock.observe_at(at(100), 0, seconds(5));
         let stamped = clock.leader_time_at(1, seconds(7));
         assert_eq!(stamped, at(102));
         // Applied two seconds after it was stamped.
-        clock.observe_at(stamped, seconds(9));
+        clock.observe_at(stamped, 1, seconds(9));
         assert_eq!(clock.leader_time_at(1, seconds(9)), at(104));
     }
 
     #[test]
     fn an_entry_that_is_ahead_moves_the_clock_forward() {
         let clock = ShardClock::default();
-        clock.observe_at(at(100), seconds(5));
-        clock.observe_at(at(200), seconds(6));
+        clock.observe_at(at(100), 1, seconds(5));
+        clock.observe_at(at(200), 1, seconds(6));
         assert_eq!(clock.leader_time_at(1, seconds(6)), at(200));
+    }
+
+    #[test]
+    fn a_follower_of_a_slow_leader_does_not_make_up_for_it_when_it_leads() {
+        let clock = ShardClock::default();
+        clock.observe_at(at(100), 1, seconds(0));
+        // The leader of term 2 was down for six seconds and does not know it.
+        clock.observe_at(at(101), 2, seconds(7));
+        assert_eq!(clock.leader_time_at(3, seconds(8)), at(102));
     }
 
     #[test]
     fn a_take_over_adds_at_most_the_capped_gap_and_a_reign_adds_all() {
         let clock = ShardClock::default();
-        clock.observe_at(at(100), seconds(0));
+        clock.observe_at(at(100), 1, seconds(0));
         assert_eq!(clock.leader_time_at(2, seconds(3600)), at(110));
         assert_eq!(clock.leader_time_at(2, seconds(7200)), at(3710));
     }

@@ -222,9 +222,10 @@ impl Proposals for ProposalService {
 }
 
 impl Shard {
-    /// Shard time by this node's clock: what it would stamp on a batch now, as the leader.
+    /// Shard time by this node's clock, on any replica: an estimate of what the leader would stamp
+    /// on an entry now.
     #[must_use]
     pub fn leader_time(&self) -> codec::Timestamp {
-        self.replica().clock.leader_time(self.term())
+        self.replica().clock.time()
     }
 }

@@ -144,7 +144,7 @@ impl Replica {
             Some(_) => load_machine(&db, shard, slot)?,
         };
         let clock = ShardClock::default();
-        clock.observe(machine.time());
+        clock.observe(machine.time(), 0);
         let applied = saved.as_ref().map(|saved| saved.applied);
         let replay = replay_of(applied, &log);
         log_load(shard, &loaded, began.elapsed(), applied, replay.as_ref());
@@ -421,7 +421,8 @@ impl Replica {
         state.slot = installed.slot;
         state.installed = installed.installed;
         state.unsaved = Unsaved::nothing();
-        self.clock.observe(state.machine.time());
+        let term = installed.applied.leader_id.term;
+        self.clock.observe(state.machine.time(), term);
         let effects = state.machine.catch_up(&old);
         note_replayed(self.shard, &mut state.replay, installed.applied.index);
         // No proposer's batch: those that are in it are resent, and get their stored answers.
@@ -467,7 +468,7 @@ impl Replica {
                 let bytes = u64::try_from(proposal.len_bytes()).unwrap_or(0);
                 state.unsaved.bytes += bytes;
                 state.applied_bytes += bytes;
-                self.apply_batches(&mut state.machine, log_id.index, &proposal)
+                self.apply_batches(&mut state.machine, &log_id, &proposal)
             }
             EntryPayload::Membership(membership) => {
                 state.membership = StoredMembership::new(Some(log_id), membership);
@@ -478,12 +479,12 @@ impl Replica {
         applied
     }
 
-    fn apply_batches(&self, machine: &mut Machine, index: u64, entry: &Proposal) -> Vec<Applied> {
+    fn apply_batches(&self, machine: &mut Machine, at: &LogId, entry: &Proposal) -> Vec<Applied> {
         let applied = entry
             .batches()
-            .map(|batch| machine.apply(index, batch))
+            .map(|batch| machine.apply(at.index, batch))
             .collect();
-        self.clock.observe(machine.time());
+        self.clock.observe(machine.time(), at.leader_id.term);
         applied
     }
 
