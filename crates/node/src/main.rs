@@ -6,6 +6,11 @@ use clap::Parser as _;
 use node::cli::{self, Arguments, Command, DemoArguments, RunArguments};
 use node::{StartError, demo, logging};
 
+/// Also RocksDB's. It keeps the pages that a batch or a memtable gave back for the next one, where the
+/// system's would return them to the kernel, to be cleared again.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let (command, format) = Arguments::parse().command();
     let outcome = match command {

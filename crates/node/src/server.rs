@@ -244,6 +244,7 @@ fn store_config(config: &Config, peers: BTreeMap<NodeId, String>) -> StoreConfig
         heartbeat: cluster.heartbeat,
         election_timeout: cluster.election_timeout,
         block_cache_bytes: BLOCK_CACHE_BYTES,
+        snapshot_after: config.storage.snapshot_after,
     }
 }
 
