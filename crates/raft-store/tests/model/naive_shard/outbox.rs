@@ -81,14 +81,10 @@ impl NaiveShard {
         if first > self.taken(source).saturating_add(1) {
             return Response::Refused(Refusal::Malformed);
         }
-        let mut refused = Vec::new();
         let known = self.taken.entry(source).or_default();
         known.refused.retain(|number| *number > settled);
-        for (index, item) in items.into_iter().enumerate() {
-            let number = first.saturating_add(index as u64);
-            let known = &self.taken[&source];
-            if number <= known.upto {
-                refused.extend(known.refused.iter().filter(|each| **each == number));
+        for (item, number) in items.into_iter().zip(first..) {
+            if number <= self.taken(source) {
                 continue;
             }
             let OutboxItem {
@@ -109,9 +105,9 @@ impl NaiveShard {
             known.upto = number;
             if is_refused {
                 known.refused.push(number);
-                refused.push(number);
             }
         }
+        let refused = self.refused(source);
         Response::TookOutbox { refused }
     }
 
@@ -135,12 +131,16 @@ impl NaiveShard {
     /// A target is done with its items up to a number, and refused some; what a node is to claim
     /// stays until it is claimed.
     pub(super) fn trim(&mut self, target: OutboxTarget, upto: u64, refused: &[u64]) {
-        let is_node = matches!(target, OutboxTarget::Node(..));
+        let (is_node, refused_upto) = match target {
+            OutboxTarget::Shard(_) => (false, upto),
+            OutboxTarget::Node(..) => (true, u64::MAX),
+            OutboxTarget::Unplaced => return,
+        };
         let mut homeless = Vec::new();
         if let Some(lane) = self.outbox.get_mut(&target) {
             lane.items.retain(|number, item| {
                 let is_shared = item.share.is_some();
-                if is_shared && refused.contains(number) {
+                if is_shared && *number <= refused_upto && refused.contains(number) {
                     homeless.push(item.clone());
                     return false;
                 }
