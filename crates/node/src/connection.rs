@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use codec::{Disconnect, Packet, ProtocolVersion, ReasonCode, TopicName};
-use raft_store::{Acknowledgement, Command, Ending, Refusal, Response, ShardId};
+use raft_store::{Acknowledgement, Command, Ending, ShardId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -25,8 +25,8 @@ use crate::end::End;
 use crate::lease::LeaseState;
 use crate::life::{Destination, Life};
 use crate::mailbox::{Mail, Mailbox};
-use crate::member::{Handed, return_mail};
-use crate::publish::{ParkedPublish, PendingPublishes};
+use crate::member::Handed;
+use crate::pending::{ParkedPublish, PendingPublishes};
 use crate::retained::RetainedReads;
 use crate::session_place::SessionPlace;
 use crate::subscribe::PendingSubscriptions;
@@ -266,6 +266,7 @@ impl Connection {
     fn wants_packets(&self) -> bool {
         self.has_room_for_output()
             && self.parked.is_none()
+            && self.place.is_resumed()
             && !self.publishes.is_full(&self.broker.config)
             && !self.has_many_subscribes()
     }
@@ -286,131 +287,6 @@ impl Connection {
             .waits_for
             .filter(|destination| self.life.is_full(*destination));
         self.waits_for.is_none() && !self.broker.is_outbox_full()
-    }
-
-    fn take_mail(&mut self) -> Result<(), End> {
-        // Asked once: mail that was taken is not seen again.
-        let held = self.broker.lease.is_held();
-        if !held && !self.mailbox.is_closing() {
-            return Ok(());
-        }
-        let mut mail = std::mem::take(&mut self.mail);
-        self.mailbox.take(&mut mail);
-        let mut result = Ok(());
-        for piece in mail.drain(..) {
-            // Counted also after the end: `drain` waits for the rest.
-            self.outstanding = self.outstanding.saturating_sub(piece.answers());
-            // Without the lease nothing is sent or acknowledged; a closing connection needs nothing.
-            let counts = held || matches!(piece, Mail::Close(_));
-            if result.is_ok() && counts {
-                result = self.on_mail(piece);
-            } else {
-                return_mail(&self.life, piece);
-            }
-        }
-        self.mail = mail;
-        result
-    }
-
-    fn on_mail(&mut self, mail: Mail) -> Result<(), End> {
-        match mail {
-            Mail::Answer {
-                tag,
-                index,
-                response,
-            } => self.on_answer(tag, index, &response),
-            Mail::Received { tag } => {
-                self.publishes.received(tag);
-                Ok(())
-            }
-            Mail::Visible { tag } => {
-                self.on_visible(tag);
-                Ok(())
-            }
-            Mail::Resumed {
-                resend,
-                subscriptions,
-                awaiting_pubrel,
-            } => {
-                self.on_resumed(resend, &subscriptions, awaiting_pubrel);
-                Ok(())
-            }
-            Mail::Resync { in_flight } => {
-                self.on_resync(in_flight);
-                Ok(())
-            }
-            Mail::Send {
-                position,
-                packet_id,
-                delivery,
-            } => {
-                self.on_send(position, packet_id, &delivery);
-                Ok(())
-            }
-            Mail::SendPubrel {
-                packet_id,
-                reason_code,
-                pubrec_position,
-            } => {
-                self.on_send_pubrel(packet_id, reason_code, pubrec_position);
-                Ok(())
-            }
-            Mail::Live(delivery) => self.on_live(delivery),
-            Mail::LiveShared(shared) => self.on_live_shared(*shared),
-            Mail::Shared { tag, outcome } => self
-                .publishes
-                .shared(tag, outcome)
-                .or_else(|refusal| self.on_refused(refusal)),
-            Mail::Close(reason) => Err(End::by(reason)),
-        }
-    }
-
-    fn on_answer(&mut self, tag: u64, index: u64, response: &Response) -> Result<(), End> {
-        match response {
-            Response::Refused(refusal) => {
-                if *refusal == Refusal::Malformed {
-                    tracing::error!(tag, index, "a shard could not read a command of this node");
-                }
-                self.on_refused(*refusal)
-            }
-            Response::Subscribed { .. } | Response::Unsubscribed { .. } => {
-                self.on_subscription_answer(tag, index, response);
-                Ok(())
-            }
-            Response::RetainedDelivered { dropped } => {
-                self.on_retained_delivered(tag, *dropped);
-                Ok(())
-            }
-            Response::Done => {
-                self.on_done(tag);
-                Ok(())
-            }
-            Response::NodeUp { .. }
-            | Response::Connected { .. }
-            | Response::Published { .. }
-            | Response::Received { .. }
-            | Response::ReceiveMaximumExceeded
-            | Response::RetainedSet { .. }
-            | Response::RetainedFull
-            | Response::Claimed { .. }
-            | Response::TookOutbox { .. }
-            | Response::Released { .. } => self.on_publish_answer(tag, response),
-        }
-    }
-
-    /// What this connection sends has no effect any more.
-    fn on_refused(&self, refusal: Refusal) -> Result<(), End> {
-        match refusal {
-            Refusal::StaleEpoch => Err(End::closed(ReasonCode::SessionTakenOver, "takeover")),
-            Refusal::StaleIncarnation => {
-                self.life.ended.cancel();
-                Err(End::LifeOver)
-            }
-            Refusal::Malformed => Err(End::closed(
-                ReasonCode::ImplementationSpecificError,
-                "internal",
-            )),
-        }
     }
 
     fn take_packets(&mut self) -> Result<(), End> {

@@ -30,6 +30,7 @@ impl Connection {
                 .subscribe(connection, filter, subscription);
         }
         if let SessionPlace::Hosted(hosted) = &mut self.place {
+            hosted.is_resumed = true;
             hosted.resend = resend.into();
             hosted.awaiting_pubrel.extend(awaiting_pubrel);
             hosted.subscriptions = subscriptions.len();

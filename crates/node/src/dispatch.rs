@@ -150,48 +150,11 @@ impl Dispatch {
 
     fn carry_out(&self, shard: ShardId, life: Option<&Arc<Life>>, effect: Effect) {
         match effect {
-            Effect::Resumed {
-                holder,
-                resend,
-                subscriptions,
-                awaiting_pubrel,
-            } => {
-                self.mail(life, &holder, || Mail::Resumed {
-                    resend,
-                    subscriptions,
-                    awaiting_pubrel,
-                });
-            }
-            Effect::Send {
-                holder,
-                position,
-                packet_id,
-                delivery,
-            } => {
-                self.mail(life, &holder, || Mail::Send {
-                    position,
-                    packet_id,
-                    delivery,
-                });
-            }
-            Effect::SendPubrel {
-                holder,
-                packet_id,
-                reason_code,
-                pubrec_position,
-            } => {
-                self.mail(life, &holder, || Mail::SendPubrel {
-                    packet_id,
-                    reason_code,
-                    pubrec_position,
-                });
-            }
-            Effect::Resync { holder, in_flight } => {
-                self.mail(life, &holder, || Mail::Resync { in_flight });
-            }
-            Effect::Close { holder, reason } => {
-                self.mail(life, &holder, || Mail::Close(reason));
-            }
+            Effect::Resumed { holder, .. }
+            | Effect::Send { holder, .. }
+            | Effect::SendPubrel { holder, .. }
+            | Effect::Resync { holder, .. }
+            | Effect::Close { holder, .. } => self.mail(life, &holder, effect),
             Effect::FencesOver { client_id, epoch } => {
                 self.fences.over(OverFence {
                     shard,
@@ -265,13 +228,15 @@ impl Dispatch {
     }
 
     /// Mail for a connection of this life of this node.
-    fn mail(&self, life: Option<&Arc<Life>>, holder: &Holder, mail: impl FnOnce() -> Mail) {
+    fn mail(&self, life: Option<&Arc<Life>>, holder: &Holder, effect: Effect) {
         let Some(life) = life else { return };
         if holder.node != self.node || holder.incarnation != life.id.incarnation {
             return;
         }
-        if let Some(mailbox) = life.registry.mailbox(holder.connection) {
-            mailbox.push(mail());
+        if let Some(mailbox) = life.registry.mailbox(holder.connection)
+            && let Some(mail) = Mail::of(effect)
+        {
+            mailbox.push(mail);
         }
     }
 

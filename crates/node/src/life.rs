@@ -9,12 +9,12 @@ use raft_store::{Command, Forwarder, Incarnation, NodeId, Proposer, ProposerId, 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::held::HeldShared;
 use crate::link::Link;
 use crate::proto::live_item::Kind as ItemKind;
 use crate::proto::{Announcement, AnnouncementSnapshot};
 use crate::registry::Registry;
 use crate::routes::{Announcements, RouteMap};
-use crate::shared::HeldShared;
 use crate::visibility::AwaitingSeen;
 use crate::waiter::CommandWaiter;
 
@@ -75,10 +75,9 @@ impl Life {
     /// A life that has just begun; its streams are driven from now on.
     pub(crate) fn begin(
         id: LifeId,
-        shards: u16,
         routes: &Arc<RouteMap>,
+        (shards, cluster): (u16, &str),
         peers: &BTreeMap<NodeId, String>,
-        cluster: &str,
         forwarder: &Arc<Forwarder>,
     ) -> Arc<Self> {
         let proposer_id = ProposerId::Node {

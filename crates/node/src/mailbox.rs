@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use codec::{PacketId, Qos, ReasonCode, TopicFilter};
-use raft_store::{CloseReason, Response};
+use raft_store::{CloseReason, Effect, Response};
 use session::{Delivery, Resend, Subscription};
 use tokio::sync::Notify;
 
@@ -85,6 +85,51 @@ pub(crate) enum Mail {
 }
 
 impl Mail {
+    /// What an effect means to the connection that it names; `None`: it names none.
+    pub(crate) fn of(effect: Effect) -> Option<Self> {
+        match effect {
+            Effect::Resumed {
+                resend,
+                subscriptions,
+                awaiting_pubrel,
+                ..
+            } => Some(Self::Resumed {
+                resend,
+                subscriptions,
+                awaiting_pubrel,
+            }),
+            Effect::Send {
+                position,
+                packet_id,
+                delivery,
+                ..
+            } => Some(Self::Send {
+                position,
+                packet_id,
+                delivery,
+            }),
+            Effect::SendPubrel {
+                packet_id,
+                reason_code,
+                pubrec_position,
+                ..
+            } => Some(Self::SendPubrel {
+                packet_id,
+                reason_code,
+                pubrec_position,
+            }),
+            Effect::Resync { in_flight, .. } => Some(Self::Resync { in_flight }),
+            Effect::Close { reason, .. } => Some(Self::Close(reason)),
+            Effect::FencesOver { .. }
+            | Effect::LiveOutbox { .. }
+            | Effect::RouteAdded { .. }
+            | Effect::RouteRemoved { .. }
+            | Effect::NodeUp { .. }
+            | Effect::NodeDown { .. }
+            | Effect::Dropped { .. } => None,
+        }
+    }
+
     /// How many of the things that the connection waits for this answers.
     pub(crate) fn answers(&self) -> u64 {
         match self {

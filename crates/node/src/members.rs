@@ -42,10 +42,9 @@ pub(crate) async fn live(broker: Arc<Broker>) {
         tracing::info!(%incarnation, "a life of this node begins");
         let life = Life::begin(
             id,
-            broker.shards.count(),
             &broker.dispatch.routes,
+            (broker.shards.count(), &broker.config.cluster.name),
             &broker.members,
-            &broker.config.cluster.name,
             &broker.forwarder,
         );
         broker.lease.reset();

@@ -55,6 +55,14 @@ pub const RAFT_TERM: &str = "holdfast_raft_term";
 pub const RAFT_ROLE: &str = "holdfast_raft_role";
 /// 1 while a leader is known here (raft-store). Label `shard`.
 pub const RAFT_HAS_LEADER: &str = "holdfast_raft_has_leader";
+/// Entries of a shard's log that this node keeps (raft-store). Label `shard`.
+pub const RAFT_LOG_ENTRIES: &str = "holdfast_raft_log_entries";
+/// Snapshots of a shard's state (raft-store). Label `event`.
+pub const RAFT_SNAPSHOTS_TOTAL: &str = "holdfast_raft_snapshots_total";
+/// Bytes of snapshots (raft-store). Label `direction`.
+pub const RAFT_SNAPSHOT_BYTES_TOTAL: &str = "holdfast_raft_snapshot_bytes_total";
+/// Bytes on disk (raft-store). Label `database`.
+pub const STORAGE_BYTES: &str = "holdfast_storage_bytes";
 /// Always 1. Labels `version`, `revision`, `rustc`.
 pub const BUILD_INFO: &str = "holdfast_build_info";
 /// Always 1. Labels `node`, `cluster`.
@@ -124,7 +132,7 @@ const ENTRIES: &[f64] = &[
 ];
 
 /// Every metric of this version; those of the process are in `metrics/process.rs`.
-pub const TABLE: [Metric; 22] = [
+pub const TABLE: [Metric; 26] = [
     gauge(CONNECTIONS, "Client connections open now."),
     counter(CONNECTIONS_OPENED_TOTAL, "Client connections accepted."),
     counter(
@@ -194,6 +202,22 @@ pub const TABLE: [Metric; 22] = [
     gauge(
         RAFT_HAS_LEADER,
         "1 while this node knows a leader of the shard, else 0.",
+    ),
+    gauge(
+        RAFT_LOG_ENTRIES,
+        "Raft log entries of the shard that this node keeps.",
+    ),
+    counter(
+        RAFT_SNAPSHOTS_TOTAL,
+        "Snapshots of a shard's state built, sent, received and installed, by event.",
+    ),
+    counter(
+        RAFT_SNAPSHOT_BYTES_TOTAL,
+        "Bytes of snapshots sent to and received from other nodes.",
+    ),
+    gauge(
+        STORAGE_BYTES,
+        "Bytes on disk, by database: the Raft log and the state.",
     ),
     gauge(BUILD_INFO, "Always 1; the labels say what was built."),
     gauge(

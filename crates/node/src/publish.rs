@@ -1,115 +1,26 @@
 //! PUBLISH from a client, top to bottom, and its acknowledgement.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use codec::{Ack, Message, Packet, PacketId, ProtocolVersion, Publish, Qos, ReasonCode, TopicName};
-use raft_store::{Command, NodeId, Refusal, Response, ShardId, encode_message};
+use raft_store::{Command, NodeId, Response, ShardId, encode_message};
 use session::{Input, Output};
 
 use crate::clock;
-use crate::config::Config;
 use crate::connection::Connection;
 use crate::count;
 use crate::end::End;
 use crate::life::Destination;
+use crate::pending::{ParkedPublish, PendingPublish};
 use crate::proto::LivePublish;
 use crate::proto::live_item::Kind as ItemKind;
 use crate::registry::LiveMessage;
 use crate::routes::Routes;
 use crate::session_place::SessionPlace;
-use crate::shared::{Shared, SharedMessage, SharedWaiter};
+use crate::shared::{SharedMessage, SharedWaiter};
 use crate::shared_routes::{Place, SharedRoute};
 use crate::waiter::LiveWaiter;
 use crate::wills;
-
-/// PUBLISHes and PUBRELs of one connection that are not acknowledged yet.
-#[derive(Debug, Default)]
-pub(crate) struct PendingPublishes {
-    /// In the order received: acknowledgements leave in this order [MQTT-4.6.0-2, -3].
-    publishes: VecDeque<PendingPublish>,
-    /// PUBRELs under way to the shard, by tag.
-    releases: BTreeMap<u64, PacketId>,
-}
-
-#[derive(Debug)]
-struct PendingPublish {
-    tag: u64,
-    packet_id: PacketId,
-    qos: Qos,
-    /// Shards, nodes and groups that have not answered.
-    awaited: u32,
-    matched: bool,
-    /// A queue was full, and the policy is to tell the publisher.
-    rejected: bool,
-}
-
-/// A retained PUBLISH whose message is being stored: the packets behind it wait (G4).
-#[derive(Debug)]
-pub(crate) struct ParkedPublish {
-    tag: u64,
-    packet_id: Option<PacketId>,
-    message: Message,
-}
-
-impl PendingPublish {
-    /// Nobody has been asked yet.
-    fn new(tag: u64, packet_id: PacketId, qos: Qos) -> Self {
-        Self {
-            tag,
-            packet_id,
-            qos,
-            awaited: 0,
-            matched: false,
-            rejected: false,
-        }
-    }
-
-    fn answered(&mut self) {
-        self.awaited = self.awaited.saturating_sub(1);
-    }
-}
-
-impl PendingPublishes {
-    /// As many are under way as we allow a client.
-    pub(crate) fn is_full(&self, config: &Config) -> bool {
-        let under_way = self.publishes.len().saturating_add(self.releases.len());
-        under_way >= usize::from(config.mqtt.receive_maximum)
-    }
-
-    /// A node has received a message, or its life is over.
-    pub(crate) fn received(&mut self, tag: u64) {
-        if let Some(publish) = self.find(tag) {
-            publish.answered();
-            publish.matched = true;
-        }
-    }
-
-    /// What became of a message for a shared subscription.
-    pub(crate) fn shared(&mut self, tag: u64, outcome: Shared) -> Result<(), Refusal> {
-        if let Some(publish) = self.find(tag) {
-            publish.answered();
-            publish.matched |= outcome == Shared::Placed;
-            if outcome == Shared::Full {
-                count::dropped("queue_full");
-                // A refused QoS 2 message would come again, also to those who have it.
-                publish.rejected |= publish.qos == Qos::AtLeastOnce;
-            }
-        }
-        match outcome {
-            Shared::Refused(refusal) => Err(refusal),
-            Shared::Placed | Shared::NoMember | Shared::Full => Ok(()),
-        }
-    }
-
-    fn find(&mut self, tag: u64) -> Option<&mut PendingPublish> {
-        let index = self
-            .publishes
-            .binary_search_by_key(&tag, |publish| publish.tag)
-            .ok()?;
-        self.publishes.get_mut(index)
-    }
-}
 
 impl Connection {
     /// One PUBLISH: to every shard and node that may have a subscriber, and to one member of each

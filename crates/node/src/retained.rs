@@ -387,3 +387,76 @@ impl Connection {
         self.command(self.client.shard, tag, &command);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic(text: &str) -> TopicName {
+        TopicName::try_from(text).unwrap()
+    }
+
+    fn wanted(text: &str) -> Wanted {
+        Wanted {
+            filter: TopicFilter::try_from(text).unwrap(),
+            granted: Qos::AtLeastOnce,
+            identifier: None,
+        }
+    }
+
+    fn read(tag: u64, filters: &[&str], barriers: usize) -> Read {
+        Read {
+            tag,
+            filters: filters.iter().map(|text| wanted(text)).collect(),
+            barriers,
+            cursor: None,
+            delivering: false,
+            noted_by_shard: false,
+        }
+    }
+
+    #[test]
+    fn what_came_live_is_not_sent_again_in_the_same_or_an_older_version() {
+        let mut reads = RetainedReads::default();
+        reads.expect();
+        reads.noted.insert(topic("a"), 7);
+        assert!(reads.is_stale(&topic("a"), 6) && reads.is_stale(&topic("a"), 7));
+        assert!(!reads.is_stale(&topic("a"), 8) && !reads.is_stale(&topic("b"), 1));
+        reads.expect();
+        reads.done();
+        assert!(reads.is_stale(&topic("a"), 7), "another read is under way");
+        reads.done();
+        assert!(!reads.is_stale(&topic("a"), 7));
+    }
+
+    #[test]
+    fn a_read_begins_when_every_barrier_is_answered() {
+        let mut reads = RetainedReads::default();
+        reads.reads.push_back(read(5, &["#"], 2));
+        assert!(!reads.barrier_answered(4));
+        assert!(reads.barrier_answered(5) && reads.barrier_answered(5));
+        assert!(!reads.barrier_answered(5));
+    }
+
+    #[test]
+    fn what_is_unsubscribed_is_not_read_on() {
+        let mut reads = RetainedReads::default();
+        let mut begun = read(1, &["a/+", "b"], 0);
+        begun.cursor = Some(Cursor {
+            shard: ShardId(2),
+            after: Some(topic("a/b")),
+        });
+        reads.reads.extend([begun, read(2, &["a/+"], 0)]);
+        reads.forget(wanted("a/+").filter());
+        let left: Vec<usize> = reads.reads.iter().map(|read| read.filters.len()).collect();
+        assert_eq!(left, [1, 0]);
+        assert!(reads.reads.iter().all(|read| read.cursor.is_none()));
+    }
+
+    #[test]
+    fn a_filter_without_wildcard_is_for_one_topic() {
+        assert_eq!(wanted("a/b").is_for_one_topic(), Some(topic("a/b")));
+        assert!(wanted("a/+").is_for_one_topic().is_none());
+        assert!(wanted("#").is_for_one_topic().is_none());
+    }
+}

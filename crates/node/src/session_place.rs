@@ -22,6 +22,8 @@ pub(crate) enum SessionPlace {
 pub(crate) struct HostedSession {
     /// What the client acknowledged and the shard does not know yet.
     pub(crate) acknowledgements: Vec<Acknowledgement>,
+    /// The shard has said what the session holds: nothing is taken from the client before.
+    pub(crate) is_resumed: bool,
     /// In flight since an earlier connection and not sent on this one, in order.
     pub(crate) resend: VecDeque<Resend>,
     /// Sent again on this connection and not acknowledged: never more than the client's Receive
@@ -48,6 +50,14 @@ impl HostedSession {
 }
 
 impl SessionPlace {
+    /// What the client sends can be judged: what it may be a repeat of is known.
+    pub(crate) fn is_resumed(&self) -> bool {
+        match self {
+            Self::Hosted(hosted) => hosted.is_resumed,
+            Self::Transient(_) => true,
+        }
+    }
+
     /// The connection is gone: peers need not ask for its filters any more.
     pub(crate) fn leave(&self, life: &Life) {
         match self {

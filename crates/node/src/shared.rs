@@ -7,17 +7,16 @@
 //!
 //! Nothing here waits; outcomes come from the place, in any order.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use codec::{ClientId, Message, Qos, Timestamp, TopicFilter};
 use raft_store::{
     Command, Epoch, Incarnation, NodeId, OutboxTarget, Refusal, Response, ShardId, encode_message,
 };
-use tokio::sync::Notify;
 
 use crate::clock;
 use crate::count;
+use crate::held::HeldItem;
 use crate::life::{Life, LifeId};
 use crate::mailbox::{Mail, Mailbox};
 use crate::proto::live_item::Kind as ItemKind;
@@ -26,12 +25,8 @@ use crate::registry::LiveMessage;
 use crate::shared_routes::Place;
 use crate::waiter::CommandWaiter;
 
-/// Messages held at most; then publishers to shared subscriptions are not read (G9).
-const HELD_MAX: usize = 65_536;
-/// Bytes held at most, as for what waits for a peer.
-const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What a held message costs besides its own bytes.
-const HELD_OVERHEAD_BYTES: usize = 256;
+const OVERHEAD_BYTES: usize = 256;
 
 /// A message on its way to one member.
 #[derive(Debug)]
@@ -124,12 +119,13 @@ impl SharedMessage {
         }
     }
 
-    fn bytes(&self) -> usize {
-        self.message.size().saturating_add(HELD_OVERHEAD_BYTES)
+    /// What it costs to keep.
+    pub(crate) fn bytes(&self) -> usize {
+        self.message.size().saturating_add(OVERHEAD_BYTES)
     }
 
     /// A member has it: from now on this node answers for it.
-    fn placed(&mut self) -> Option<SharedWaiter> {
+    pub(crate) fn placed(&mut self) -> Option<SharedWaiter> {
         self.epoch = None;
         self.waiter.take()
     }
@@ -156,101 +152,6 @@ impl SharedMessage {
 fn tell(waiter: Option<SharedWaiter>, outcome: Shared) {
     if let Some(SharedWaiter { mailbox, tag }) = waiter {
         mailbox.push(Mail::Shared { tag, outcome });
-    }
-}
-
-/// What this life has handed to connections, here and on peers, and is not settled yet.
-#[derive(Debug, Default)]
-pub(crate) struct HeldShared {
-    held: Mutex<Held>,
-    drained: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Held {
-    last_number: u64,
-    items: BTreeMap<u64, HeldItem>,
-    bytes: usize,
-}
-
-#[derive(Debug)]
-struct HeldItem {
-    shared: SharedMessage,
-    /// The life of the node where it is.
-    at: LifeId,
-}
-
-impl Held {
-    fn insert(&mut self, number: u64, item: HeldItem) {
-        self.bytes = self.bytes.saturating_add(item.shared.bytes());
-        self.items.insert(number, item);
-    }
-
-    fn next_number(&mut self) -> u64 {
-        self.last_number = self.last_number.saturating_add(1);
-        self.last_number
-    }
-
-    /// Takes back what is at `at`.
-    fn take(&mut self, number: u64, at: LifeId) -> Option<SharedMessage> {
-        self.items.get(&number).filter(|item| item.at == at)?;
-        let item = self.items.remove(&number)?;
-        self.bytes = self.bytes.saturating_sub(item.shared.bytes());
-        Some(item.shared)
-    }
-
-    /// Takes back everything that is at a life of a node, or at an earlier one.
-    fn take_all(&mut self, node: NodeId, ended: Incarnation) -> Vec<SharedMessage> {
-        let at = |item: &HeldItem| item.at.node == node && item.at.incarnation <= ended;
-        let numbers: Vec<(u64, LifeId)> = self
-            .items
-            .iter()
-            .filter(|(_, item)| at(item))
-            .map(|(number, item)| (*number, item.at))
-            .collect();
-        numbers
-            .into_iter()
-            .filter_map(|(number, at)| self.take(number, at))
-            .collect()
-    }
-
-    fn is_full(&self) -> bool {
-        self.items.len() >= HELD_MAX || self.bytes >= HELD_BYTES_MAX
-    }
-}
-
-impl HeldShared {
-    /// More is held than the bound.
-    pub(crate) fn is_full(&self) -> bool {
-        self.lock().is_full()
-    }
-
-    /// Waits while more is held than the bound.
-    pub(crate) async fn ready(&self) {
-        loop {
-            let notified = self.drained.notified();
-            if !self.is_full() {
-                return;
-            }
-            notified.await;
-        }
-    }
-
-    fn take(&self, number: u64, at: LifeId) -> Option<SharedMessage> {
-        let taken = {
-            let mut held = self.lock();
-            let was_full = held.is_full();
-            held.take(number, at).map(|taken| (taken, was_full))
-        };
-        let (taken, was_full) = taken?;
-        if was_full {
-            self.drained.notify_waiters();
-        }
-        Some(taken)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -390,8 +291,7 @@ impl Life {
     fn note_placed(&self, number: u64, at: LifeId) {
         let waiter = {
             let mut held = self.held.lock();
-            let item = held.items.get_mut(&number).filter(|item| item.at == at);
-            item.and_then(|item| item.shared.placed())
+            held.get_mut(number, at).and_then(SharedMessage::placed)
         };
         tell(waiter, Shared::Placed);
     }
@@ -547,5 +447,30 @@ impl Claimed {
             let here = Place::Node(life.id.node);
             life.share(self.shared, Some(here));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use codec::{MessageProperties, TopicName};
+
+    use super::*;
+
+    /// From then on this node hands it on by its own right, whatever becomes of its publisher.
+    #[test]
+    fn a_placed_message_is_this_nodes_own() {
+        let message = Message {
+            topic: TopicName::try_from("t").unwrap(),
+            payload: vec![0].into(),
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            properties: MessageProperties::default(),
+        };
+        let filter = Arc::new(TopicFilter::try_from("$share/g/t").unwrap());
+        let publisher = (ClientId::new("p").unwrap(), Epoch(3));
+        let mut shared = SharedMessage::published(publisher, filter, &message, None);
+        assert_eq!(shared.epoch, Some(Epoch(3)));
+        assert!(shared.placed().is_none());
+        assert_eq!(shared.epoch, None);
     }
 }

@@ -71,6 +71,19 @@ impl PendingSubscriptions {
         self.pending.len()
     }
 
+    /// What is unsubscribed before its SUBACK is not read.
+    fn read_nothing(&mut self, filter: &TopicFilter) {
+        for pending in self.pending.values_mut() {
+            if let Pending::Subscribe {
+                wanted: Some(wanted),
+                ..
+            } = pending
+            {
+                wanted.retain(|wanted| wanted.filter() != filter);
+            }
+        }
+    }
+
     /// Filters under way that were accepted.
     fn accepted(&self) -> usize {
         let accepted = |pending: &Pending| match pending {
@@ -286,6 +299,7 @@ impl Connection {
         } = unsubscribe;
         for filter in &filters {
             self.retained.forget(filter);
+            self.subscriptions.read_nothing(filter);
         }
         match &mut self.place {
             SessionPlace::Hosted(_) => {

@@ -97,11 +97,14 @@ pub(crate) struct AwaitingSeen {
     gathered: Mutex<Gathered>,
 }
 
+/// A connection's mailbox, and its own name for what it waits for.
+pub(crate) type VisibleWaiter = (Arc<Mailbox>, u64);
+
 #[derive(Debug, Default)]
 struct Gathered {
     /// The newest change in each shard, and the newest announcement: who has seen it has seen all.
     needed: Seen,
-    waiters: Vec<(Arc<Mailbox>, u64)>,
+    waiters: Vec<VisibleWaiter>,
     rounds: usize,
 }
 
@@ -111,7 +114,7 @@ impl AwaitingSeen {
         broker: &Arc<Broker>,
         life: &Arc<Life>,
         change: Change,
-        waiter: (Arc<Mailbox>, u64),
+        waiter: VisibleWaiter,
     ) {
         let begins = {
             let mut gathered = life.awaiting_seen.lock();
@@ -144,7 +147,7 @@ impl AwaitingSeen {
         }
     }
 
-    fn take(&self) -> Option<(Seen, Vec<(Arc<Mailbox>, u64)>)> {
+    fn take(&self) -> Option<(Seen, Vec<VisibleWaiter>)> {
         let mut gathered = self.lock();
         if gathered.waiters.is_empty() {
             gathered.rounds = gathered.rounds.saturating_sub(1);
