@@ -63,6 +63,8 @@ pub(crate) struct Actor {
     messages: u64,
     /// Clean Start was sent and not answered: it is sent until it is.
     starting_clean: bool,
+    /// When it was last connected.
+    connected_at: Instant,
     idle: Arc<AtomicBool>,
 }
 
@@ -103,6 +105,7 @@ impl Actor {
             connections: 0,
             messages: 0,
             starting_clean: false,
+            connected_at: Instant::now(),
             idle,
         }
     }
@@ -196,7 +199,19 @@ impl Actor {
             Err(_) => End::Unanswered,
         };
         wire.end(end);
+        // A session that it finds next time might be one that this CONNECT began.
+        self.starting_clean |= self.may_have_expired();
         None
+    }
+
+    fn may_have_expired(&self) -> bool {
+        match self.profile.keep {
+            // With room for a broker that noticed the end of the connection earlier.
+            Keep::Seconds(seconds) => {
+                self.connected_at.elapsed() * 3 > Duration::from_secs(seconds.into())
+            }
+            Keep::Transient | Keep::Persistent => false,
+        }
     }
 
     fn connect_packet(&mut self) -> Connect {
@@ -243,6 +258,7 @@ impl Actor {
         }
         let habits = self.habits();
         let leave = self.serve(&mut wire, &habits).await;
+        self.connected_at = Instant::now();
         self.half.disconnected();
         match leave {
             Leave::Ended(end) => wire.end(end),

@@ -23,12 +23,14 @@ enum Plan {
     StopAndKill,
     /// One after another is restarted, each as soon as the one before is ready.
     Roll,
+    /// One node is asked to end, and comes back.
+    Terminate,
     /// One node can't reach another.
     Cut,
 }
 
 /// In proportion.
-const PLANS: [Plan; 16] = [
+const PLANS: [Plan; 18] = [
     Plan::Kill,
     Plan::Kill,
     Plan::Kill,
@@ -42,6 +44,8 @@ const PLANS: [Plan; 16] = [
     Plan::Stop,
     Plan::StopAndKill,
     Plan::Roll,
+    Plan::Terminate,
+    Plan::Terminate,
     Plan::Cut,
     Plan::Cut,
     Plan::Cut,
@@ -135,6 +139,12 @@ impl Nemesis<'_> {
                     self.restart(id);
                     self.ready().await;
                 }
+            }
+            Plan::Terminate => {
+                self.recording.fault(Fault::Terminated(one));
+                self.cluster.terminate_and_wait(one).await;
+                self.calm(1_000).await;
+                self.restart(one);
             }
             Plan::Cut => self.cut(one, other).await,
         }

@@ -6,7 +6,9 @@
 //!   again has the payload of the first time;
 //! - a client has one connection at a time; when it opens the next one, it is done with the one before;
 //! - SUBSCRIBE and UNSUBSCRIBE have one filter each, publishers use no Topic Alias;
-//! - a CONNECT with Clean Start that got no CONNACK is followed by another one with Clean Start.
+//! - a CONNECT with Clean Start that got no CONNACK is followed by another one with Clean Start, and so
+//!   is one that came when the session may have expired: or nobody could say whether the session that
+//!   is present next is the old one or one that the unanswered CONNECT began.
 //!
 //! Where a history leaves open what the broker has to do, because it can't show whether a packet was
 //! processed before a connection broke, the checker accepts every outcome that the standard allows.

@@ -34,6 +34,8 @@ static CLUSTERS: Semaphore = Semaphore::const_new(CLUSTERS_MAX as usize);
 
 /// Until all nodes of a new or healed cluster are ready, on a busy machine.
 pub const READY_WITHIN: Duration = Duration::from_secs(60);
+/// Until a process has ended after SIGTERM.
+const ENDED_WITHIN: Duration = Duration::from_secs(60);
 /// Lines of history, and of each node's log, that a failing test prints.
 const HISTORY_LINES_MAX: usize = 2_000;
 const LOG_LINES_MAX: usize = 100;
@@ -328,6 +330,23 @@ impl Cluster {
     pub fn terminate(&mut self, id: NodeId) {
         self.history.note(format!("SIGTERM node {id}"));
         self.signal(id, Signal::TERM);
+    }
+
+    /// SIGTERM; returns when the process has ended by itself.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn terminate_and_wait(&mut self, id: NodeId) {
+        self.terminate(id);
+        if let Some(mut process) = self.node_mut(id).process.take() {
+            let ended = process.wait_exit(ENDED_WITHIN).await;
+            assert!(
+                ended.is_some(),
+                "node {id} did not end:\n{}",
+                process.log_tail(LOG_LINES_MAX)
+            );
+        }
+        self.is_gone(id);
     }
 
     /// Waits until every running node answers `/readyz` with 200.

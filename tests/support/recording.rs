@@ -101,7 +101,9 @@ pub enum End {
 pub enum Fault {
     /// kill -9 is about to be sent.
     Killed(NodeId),
-    /// A killed node was started.
+    /// SIGTERM is about to be sent.
+    Terminated(NodeId),
+    /// A node that had ended was started.
     Restarted(NodeId),
     /// SIGSTOP is about to be sent.
     Stopped(NodeId),

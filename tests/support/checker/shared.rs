@@ -187,7 +187,8 @@ fn was_killed(story: &Story<'_>, message: &Message<'_>, session: &Session<'_>) -
     );
     let mut faults = story.faults.iter();
     faults.any(|(record, fault)| {
-        matches!(fault, Fault::Killed(_)) && (from..=until).contains(&story.at(*record))
+        let ends = matches!(fault, Fault::Killed(_) | Fault::Terminated(_));
+        ends && (from..=until).contains(&story.at(*record))
     })
 }
 

@@ -57,7 +57,10 @@ fn was_disturbed(story: &Story<'_>, node: NodeId, (from, until): (usize, Duratio
     faults.any(|(record, fault)| {
         let at = story.at(*record);
         let matters = match fault {
-            Fault::Killed(one) | Fault::Stopped(one) | Fault::Woken(one) => *one == node,
+            Fault::Killed(one)
+            | Fault::Terminated(one)
+            | Fault::Stopped(one)
+            | Fault::Woken(one) => *one == node,
             Fault::Cut(from, to) => [*from, *to].contains(&node),
             Fault::Healed => true,
             Fault::Restarted(_) | Fault::Ready(_) => false,

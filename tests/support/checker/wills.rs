@@ -143,9 +143,10 @@ fn was_disturbed(story: &Story<'_>, connection: &Connection<'_>, disconnect: usi
     let mut faults = story.faults.iter();
     faults.any(|(record, fault)| {
         let matters = match fault {
-            Fault::Killed(node) | Fault::Stopped(node) | Fault::Woken(node) => {
-                *node == connection.node
-            }
+            Fault::Killed(node)
+            | Fault::Terminated(node)
+            | Fault::Stopped(node)
+            | Fault::Woken(node) => *node == connection.node,
             Fault::Cut(..) | Fault::Healed => true,
             Fault::Restarted(_) | Fault::Ready(_) => false,
         };
