@@ -17,6 +17,8 @@
 mod action;
 #[path = "model/effects.rs"]
 mod effects;
+#[path = "model/fresh_values.rs"]
+mod fresh_values;
 #[path = "model/naive_session.rs"]
 mod naive_session;
 #[path = "model/naive_shard.rs"]
