@@ -58,10 +58,16 @@ fn check_subscription(
     let publish = delivery.publish;
     let from = message.first_sent();
     let span = (from, story.settled(message).min(delivery.record));
-    let live: Vec<Granted> = session
-        .possible(message, span)
-        .map(|(_, one)| one)
-        .collect();
+    let live = session.possible(message, span);
+    let mut live: Vec<Granted> = live.map(|(_, one)| one).collect();
+    if live.is_empty() {
+        // What a lost member of a group did not acknowledge may go to one that came later.
+        let all = session.possible(message, (from, delivery.record));
+        live.extend(
+            all.filter(|(filter, _)| filter.is_shared())
+                .map(|(_, one)| one),
+        );
+    }
     let stored = if message.retain && publish.retain {
         retained_requests(session, message, delivery.record)
     } else {

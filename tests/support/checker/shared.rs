@@ -49,7 +49,12 @@ pub(super) fn check(story: &Story<'_>, deliveries: &[Delivery<'_>], verdict: &mu
 /// The sessions that may have been members when this message was matched. The broker may need a
 /// while to notice that one is gone.
 fn members(story: &Story<'_>, group: &str, message: &Message<'_>) -> Vec<usize> {
-    let span = (message.first_sent(), story.settled(message));
+    // QoS 1 may go from a lost member to one that came later.
+    let until = match message.qos {
+        Qos::AtLeastOnce => story.end(),
+        Qos::AtMostOnce | Qos::ExactlyOnce => story.settled(message),
+    };
+    let span = (message.first_sent(), until);
     let sent = story.at(message.first_sent());
     let is_gone = |session: &Session<'_>| {
         let last = session.connections.last();

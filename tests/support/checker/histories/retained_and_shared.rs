@@ -146,6 +146,14 @@ fn what_a_transient_member_had_may_die_with_the_nodes() {
 }
 
 #[test]
+fn what_a_lost_member_leaves_may_go_to_one_that_came_later() {
+    let later = "a< PUBLISH t q1 \"two\" id=1\na> PUBACK id=1\n";
+    let new = "d> CONNECT clean\nd< CONNACK\nd> SUBSCRIBE $share/g/t q2 id=1\nd< SUBACK id=1 q2\n\
+               d< PUBLISH t q1 \"two\" id=1\nd> PUBACK id=1\nd> DISCONNECT\nd! disconnected\n";
+    correct(&SHARED.replacen(later, new, 1));
+}
+
+#[test]
 fn who_acknowledged_long_before_the_loss_keeps_the_message() {
     let from = "b< PUBLISH t q1 \"two\" id=1\n";
     let to = "b< PUBLISH t q1 \"two\" id=1\nb> PUBACK id=1\n";
