@@ -28,12 +28,19 @@ impl Message {
         self.topic.as_bytes().len() + self.payload.len() + self.properties.size()
     }
 
-    /// A copy that does not pin the read buffer: one allocation per field.
+    /// A copy that does not pin the read buffer: one allocation for topic and payload, and one per
+    /// property that is there.
     #[must_use]
     pub fn detached(&self) -> Self {
+        let topic = self.topic.as_bytes();
+        let mut both = Vec::with_capacity(topic.len() + self.payload.len());
+        both.extend_from_slice(topic);
+        both.extend_from_slice(&self.payload);
+        let mut both = Bytes::from(both);
+        let payload = both.split_off(topic.len());
         Self {
-            topic: self.topic.detached(),
-            payload: Bytes::copy_from_slice(&self.payload),
+            topic: self.topic.moved_to(both),
+            payload,
             qos: self.qos,
             retain: self.retain,
             properties: self.properties.detached(),

@@ -46,6 +46,12 @@ impl Utf8 {
         self.0.is_empty()
     }
 
+    /// The same text in another buffer, of which `bytes` must be a slice that equals it.
+    pub(crate) fn moved_to(&self, bytes: Bytes) -> Self {
+        debug_assert_eq!(self.0, bytes);
+        Self(bytes)
+    }
+
     /// A copy that does not pin the read buffer.
     #[must_use]
     pub fn detached(&self) -> Self {

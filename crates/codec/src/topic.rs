@@ -55,6 +55,11 @@ impl TopicName {
     pub fn detached(&self) -> Self {
         Self(self.0.detached())
     }
+
+    /// The same name in another buffer, of which `bytes` must be a slice that equals it.
+    pub(crate) fn moved_to(&self, bytes: Bytes) -> Self {
+        Self(self.0.moved_to(bytes))
+    }
 }
 
 impl TryFrom<Utf8> for TopicName {

@@ -12,9 +12,10 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use codec::{Disconnect, Packet, ProtocolVersion, ReasonCode, TopicName};
 use raft_store::{Acknowledgement, Command, Ending, ShardId};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use session::Output;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -24,14 +25,14 @@ use crate::count;
 use crate::end::End;
 use crate::lease::LeaseState;
 use crate::life::{Destination, Life};
-use crate::mailbox::{Mail, Mailbox};
+use crate::mailbox::{Mail, Mailbox, waking_at_the_end};
 use crate::member::Handed;
 use crate::pending::{ParkedPublish, PendingPublishes};
 use crate::retained::RetainedReads;
 use crate::session_place::SessionPlace;
 use crate::subscribe::PendingSubscriptions;
 use crate::waiter::CommandWaiter;
-use crate::wire::Wire;
+use crate::wire::{self, Wire};
 
 /// Bytes waiting for the socket beyond which the connection takes neither mail nor packets.
 const OUT_BYTES_HIGH: usize = 256 * 1024;
@@ -77,6 +78,8 @@ pub(crate) struct Connection {
     had_capacity: bool,
     last_packet: Instant,
     pub(crate) mail: VecDeque<Mail>,
+    /// What its session says is to be done; empty between two inputs.
+    pub(crate) outputs: Vec<Output>,
 }
 
 impl Connection {
@@ -108,6 +111,7 @@ impl Connection {
             had_capacity: true,
             last_packet: Instant::now(),
             mail: VecDeque::new(),
+            outputs: Vec::new(),
         }
     }
 
@@ -183,8 +187,12 @@ impl Connection {
         let keep_alive = sleep_until(self.keep_alive_deadline());
         tokio::pin!(keep_alive);
         loop {
-            if let Err(end) = self.work(&mut lease) {
+            if let Err(end) = waking_at_the_end(|| self.work(&mut lease)) {
                 return end;
+            }
+            if self.wire.input.is_empty() {
+                // What it borrows from may be large, and the client may be silent from now on.
+                self.wire.input = BytesMut::new();
             }
             let held = self.broker.lease.is_held();
             let wants_mail = self.wants_mail(held);
@@ -193,7 +201,7 @@ impl Connection {
             let reads = wants_packets && has_capacity && self.has_room_for_input();
             tokio::select! {
                 () = self.life.ended.cancelled() => return End::LifeOver,
-                written = self.wire.writer.write_buf(&mut self.wire.output),
+                written = wire::write(&mut self.wire.writer, &mut self.wire.output),
                     if !self.wire.output.is_empty() =>
                 {
                     if !matches!(written, Ok(bytes) if bytes > 0) {
@@ -204,7 +212,7 @@ impl Connection {
                         self.last_packet = Instant::now();
                     }
                 }
-                read = self.wire.reader.read_buf(&mut self.wire.input), if reads => {
+                read = wire::read(&mut self.wire.reader, &mut self.wire.input), if reads => {
                     if !matches!(read, Ok(bytes) if bytes > 0) {
                         return End::ClientGone;
                     }
@@ -215,7 +223,7 @@ impl Connection {
                 () = self.broker.capacity(&self.life, self.waits_for),
                     if wants_packets && !has_capacity => {}
                 // A lease that ran out and was renewed at once shows no change.
-                () = sleep(LEASE_LOOK), if !held => {}
+                () = async { sleep(LEASE_LOOK).await }, if !held => {}
                 // The senders live as long as the broker.
                 _ = lease.changed() => {}
                 _ = stopping.wait_for(|stopping| *stopping) => {

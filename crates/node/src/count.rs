@@ -1,9 +1,9 @@
 //! Counts what happens to connections and messages, under the names of `metrics`.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use codec::Qos;
-use metrics::{SharedString, counter, gauge};
+use metrics::{Counter, SharedString, counter, gauge};
 use raft_store::ShardId;
 use session::DropCause;
 
@@ -46,14 +46,34 @@ pub(crate) fn connection_rejected(listener: &Arc<str>, reason: &'static str) {
     counter!(CONNECTIONS_REJECTED_TOTAL, &labels).increment(1);
 }
 
+/// One counter per QoS, looked up once: they count every message.
+struct PerQos(OnceLock<[Counter; 3]>);
+
+impl PerQos {
+    fn count(&self, name: &'static str, qos: Qos) {
+        let [at_most_once, at_least_once, exactly_once] = self.0.get_or_init(|| {
+            [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce]
+                .map(|qos| counter!(name, "qos" => label(qos)))
+        });
+        let counter = match qos {
+            Qos::AtMostOnce => at_most_once,
+            Qos::AtLeastOnce => at_least_once,
+            Qos::ExactlyOnce => exactly_once,
+        };
+        counter.increment(1);
+    }
+}
+
 /// A PUBLISH came in.
 pub(crate) fn publish_received(qos: Qos) {
-    counter!(PUBLISH_RECEIVED_TOTAL, "qos" => label(qos)).increment(1);
+    static RECEIVED: PerQos = PerQos(OnceLock::new());
+    RECEIVED.count(PUBLISH_RECEIVED_TOTAL, qos);
 }
 
 /// A PUBLISH went out.
 pub(crate) fn publish_sent(qos: Qos) {
-    counter!(PUBLISH_SENT_TOTAL, "qos" => label(qos)).increment(1);
+    static SENT: PerQos = PerQos(OnceLock::new());
+    SENT.count(PUBLISH_SENT_TOTAL, qos);
 }
 
 /// An in-flight message was sent again on a new connection.

@@ -170,33 +170,37 @@ impl Connection {
         let stored = Arc::clone(stored);
         self.note_version(&stored);
         match &mut self.place {
-            SessionPlace::Hosted(_) => {
-                self.send_at_most_once(&delivery);
-                Ok(())
-            }
-            SessionPlace::Transient(session) => {
-                let mut outputs = Vec::new();
+            SessionPlace::Transient(session) if delivery.qos != Qos::AtMostOnce => {
+                let mut outputs = std::mem::take(&mut self.outputs);
                 session.apply(clock::timestamp(), Input::Deliver(delivery), &mut outputs);
                 self.carry_out(outputs)
             }
+            // A copy at QoS 0 leaves no trace in a session.
+            SessionPlace::Hosted(_) | SessionPlace::Transient(_) => {
+                self.send_at_most_once(&delivery);
+                Ok(())
+            }
         }
     }
 
-    /// A message that a hosted session gets at QoS 0.
+    /// A copy at QoS 0 for a connection.
     pub(crate) fn send_at_most_once(&mut self, delivery: &Delivery) {
-        let now = clock::timestamp();
-        if delivery.body.is_expired(now) {
+        let is_expired = || delivery.body.is_expired(clock::timestamp());
+        if delivery.body.expires_at().is_some() && is_expired() {
             count::dropped_by_session(DropCause::Expired);
             return;
         }
-        self.send_live_copy(None, delivery, now);
+        self.send_live_copy(None, delivery);
     }
 
     /// A message whose lifetime is measured by this node's clock.
-    fn send_live_copy(&mut self, packet_id: Option<PacketId>, delivery: &Delivery, now: Timestamp) {
+    fn send_live_copy(&mut self, packet_id: Option<PacketId>, delivery: &Delivery) {
         if let Body::Here(stored) = &delivery.body {
+            let waited_s = match stored.expires_at {
+                Some(_) => stored.waited_s(clock::timestamp()),
+                None => 0,
+            };
             let stored = Arc::clone(stored);
-            let waited_s = stored.waited_s(now);
             self.send_publish(
                 packet_id,
                 delivery,
@@ -207,15 +211,15 @@ impl Connection {
     }
 
     /// What a transient session says is to be done.
-    pub(crate) fn carry_out(&mut self, outputs: Vec<Output>) -> Result<(), End> {
-        for output in outputs {
+    pub(crate) fn carry_out(&mut self, mut outputs: Vec<Output>) -> Result<(), End> {
+        for output in outputs.drain(..) {
             match output {
                 Output::Send {
                     packet_id,
                     delivery,
                     ..
                 } => {
-                    self.send_live_copy(packet_id, &delivery, clock::timestamp());
+                    self.send_live_copy(packet_id, &delivery);
                 }
                 Output::Released { body } => self.shared_done(body),
                 Output::Reassign { delivery, .. } => self.shared_returned(&delivery),
@@ -243,6 +247,8 @@ impl Connection {
                 | Output::Ended => {}
             }
         }
+        // Kept for the next time.
+        self.outputs = outputs;
         Ok(())
     }
 
@@ -268,8 +274,11 @@ impl Connection {
         };
         let message = &stored.message;
         let version = self.client.version;
-        let bytes = encoded_publish_len(&header, message, version).unwrap_or(usize::MAX);
-        if bytes > self.client.packet_bytes_max {
+        let max = self.client.packet_bytes_max;
+        let is_too_large =
+            || encoded_publish_len(&header, message, version).unwrap_or(usize::MAX) > max;
+        // Without a limit of the client there is nothing to measure.
+        if max < usize::MAX && is_too_large() {
             self.complete_too_large(packet_id, delivery.qos);
             return;
         }
@@ -329,7 +338,7 @@ impl Connection {
                 Ok(())
             }
             SessionPlace::Transient(session) => {
-                let mut outputs = Vec::new();
+                let mut outputs = std::mem::take(&mut self.outputs);
                 session.apply(clock::timestamp(), input(acknowledgement), &mut outputs);
                 self.carry_out(outputs)
             }

@@ -20,7 +20,7 @@ use crate::clock;
 use crate::count;
 use crate::fences::{OverFence, OverFences};
 use crate::life::Life;
-use crate::mailbox::Mail;
+use crate::mailbox::{Mail, waking_at_the_end};
 use crate::registry::LiveMessage;
 use crate::routes::RouteMap;
 use crate::shared::{Claimed, SharedMessage};
@@ -134,6 +134,10 @@ impl Dispatch {
 
     /// One applied entry: what each of its batches did.
     pub(crate) fn on_applied(&self, shard: ShardId, index: u64, entry: Vec<Applied>) {
+        waking_at_the_end(|| self.hand_out(shard, index, entry));
+    }
+
+    fn hand_out(&self, shard: ShardId, index: u64, entry: Vec<Applied>) {
         // All route changes first: from then on the entry counts as seen.
         let effects = entry.iter().flat_map(|applied| &applied.effects);
         self.routes.on_applied(shard, index, effects);

@@ -4,9 +4,10 @@
 //! sent, bounded by its Receive Maximum. Effects of a hosted session: bounded by its window. Live
 //! messages: bounded here, in number and bytes, because their senders never wait for a client.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use codec::{PacketId, Qos, ReasonCode, TopicFilter};
 use raft_store::{CloseReason, Effect, Response};
@@ -174,6 +175,32 @@ pub(crate) enum LiveOutcome {
     Full,
 }
 
+thread_local! {
+    /// Mailboxes to be told when the work under way on this thread is done; `None`: no such work.
+    static TO_WAKE: RefCell<Option<Vec<Arc<Mailbox>>>> = const { RefCell::new(None) };
+}
+
+/// Runs something that hands out mail, and tells the receivers afterwards: each wakes up once for all
+/// that is there, and writes it with one call.
+pub(crate) fn waking_at_the_end<R>(work: impl FnOnce() -> R) -> R {
+    /// Tells them also when `work` panics.
+    struct Wake;
+    impl Drop for Wake {
+        fn drop(&mut self) {
+            for mailbox in TO_WAKE.take().into_iter().flatten() {
+                mailbox.arrived.notify_one();
+            }
+        }
+    }
+    let nested = TO_WAKE.with_borrow_mut(|to_wake| {
+        let nested = to_wake.is_some();
+        to_wake.get_or_insert_default();
+        nested
+    });
+    let _wake = (!nested).then_some(Wake);
+    work()
+}
+
 /// One connection's mailbox.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
@@ -203,7 +230,7 @@ impl Mailbox {
     }
 
     /// Hands over mail that is bounded by what the connection itself sent or by its window.
-    pub(crate) fn push(&self, mail: Mail) {
+    pub(crate) fn push(self: &Arc<Self>, mail: Mail) {
         if matches!(mail, Mail::Close(_)) {
             self.closing.store(true, Ordering::Release);
             self.closed.notify_one();
@@ -215,12 +242,20 @@ impl Mailbox {
             was_empty
         };
         if was_empty {
-            self.arrived.notify_one();
+            self.wake();
         }
     }
 
+    /// Its connection looks into the mailbox, now or when the work under way on this thread is done.
+    fn wake(self: &Arc<Self>) {
+        TO_WAKE.with_borrow_mut(|to_wake| match to_wake {
+            Some(to_wake) => to_wake.push(Arc::clone(self)),
+            None => self.arrived.notify_one(),
+        });
+    }
+
     /// Hands over a live message of `bytes` if there is room.
-    pub(crate) fn push_live(&self, delivery: Delivery, bytes: usize) -> LiveOutcome {
+    pub(crate) fn push_live(self: &Arc<Self>, delivery: Delivery, bytes: usize) -> LiveOutcome {
         let qos = delivery.qos;
         let outcome = self.push_bounded(Mail::Live(delivery), bytes);
         if outcome == LiveOutcome::Full && qos != Qos::AtMostOnce {
@@ -231,11 +266,15 @@ impl Mailbox {
 
     /// Hands over a message for this member of a shared subscription. Where it is full, another
     /// member may not be.
-    pub(crate) fn push_shared(&self, shared: SharedDelivery, bytes: usize) -> LiveOutcome {
+    pub(crate) fn push_shared(
+        self: &Arc<Self>,
+        shared: SharedDelivery,
+        bytes: usize,
+    ) -> LiveOutcome {
         self.push_bounded(Mail::LiveShared(Box::new(shared)), bytes)
     }
 
-    fn push_bounded(&self, mail: Mail, bytes: usize) -> LiveOutcome {
+    fn push_bounded(self: &Arc<Self>, mail: Mail, bytes: usize) -> LiveOutcome {
         let was_empty = {
             let mut queue = self.lock();
             let full = queue.live_messages >= self.limits.messages_max
@@ -250,7 +289,7 @@ impl Mailbox {
             was_empty
         };
         if was_empty {
-            self.arrived.notify_one();
+            self.wake();
         }
         LiveOutcome::Taken
     }

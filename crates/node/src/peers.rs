@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use codec::{ClientId, TopicFilter};
-use futures::Stream;
+use futures::{FutureExt, Stream};
 use raft_store::{Epoch, Incarnation, NodeId, ShardId, decode_message};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -17,6 +17,7 @@ use crate::clock;
 use crate::heartbeat::{NOT_READY, seen_to_proto};
 use crate::lease::Seen;
 use crate::life::{Life, LifeId};
+use crate::mailbox::waking_at_the_end;
 use crate::proto::live_ack::Kind as AckKind;
 use crate::proto::live_frame::Kind as FrameKind;
 use crate::proto::live_item::Kind as ItemKind;
@@ -33,6 +34,8 @@ use crate::visibility::Change;
 
 /// Items taken before their acknowledgement is sent although more are waiting.
 const ITEMS_PER_ACK_MAX: u64 = 64;
+/// Items that are there already and taken together.
+const ITEMS_PER_BATCH_MAX: usize = 64;
 /// Acknowledgements handed to the transport and not yet written.
 const ACKS_MAX: usize = 16;
 /// How long `AwaitSeen` waits before it says "not yet".
@@ -313,12 +316,17 @@ impl LiveReceiver {
                 }
             };
             let Some(frame) = frame else { return Ok(()) };
-            let Some(FrameKind::Item(item)) = frame.kind else {
-                return Err(Status::invalid_argument("expected an item"));
-            };
-            upto = item.sequence;
-            self.take(item)?;
-            unacknowledged = unacknowledged.saturating_add(1);
+            let mut batch = vec![frame];
+            while batch.len() < ITEMS_PER_BATCH_MAX {
+                // What is behind an error or the end comes with the next call.
+                match frames.message().now_or_never() {
+                    Some(Ok(Some(frame))) => batch.push(frame),
+                    Some(Ok(None) | Err(_)) | None => break,
+                }
+            }
+            let taken = u64::try_from(batch.len()).unwrap_or(u64::MAX);
+            upto = waking_at_the_end(|| self.take_all(batch))?;
+            unacknowledged = unacknowledged.saturating_add(taken);
             if unacknowledged >= ITEMS_PER_ACK_MAX {
                 let ack = LiveAck {
                     kind: Some(AckKind::Upto(upto)),
@@ -329,6 +337,19 @@ impl LiveReceiver {
                 unacknowledged = 0;
             }
         }
+    }
+
+    /// Takes items in order. Returns the number of the last one.
+    fn take_all(&self, batch: Vec<LiveFrame>) -> Result<u64, Status> {
+        let mut upto = 0;
+        for frame in batch {
+            let Some(FrameKind::Item(item)) = frame.kind else {
+                return Err(Status::invalid_argument("expected an item"));
+            };
+            upto = item.sequence;
+            self.take(item)?;
+        }
+        Ok(upto)
     }
 
     fn take(&self, item: LiveItem) -> Result<(), Status> {

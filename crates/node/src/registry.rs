@@ -1,7 +1,7 @@
 //! Who is connected to this node: connection → mailbox, and their subscriptions for the live plane.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use codec::{ClientId, Message, Qos, Timestamp, TopicFilter};
@@ -23,6 +23,8 @@ pub(crate) struct Registry {
     /// Whose turn it is in a shared subscription; also names the messages for them.
     turn: AtomicU64,
     fences: Mutex<BTreeMap<ClientId, Epoch>>,
+    /// How many: there are seldom any, and each message asks.
+    fence_count: AtomicUsize,
 }
 
 /// Subscriptions of this node's connected sessions.
@@ -30,7 +32,7 @@ pub(crate) struct Registry {
 struct LiveTable {
     router: Router<ConnectionId>,
     shared: SharedTable<ConnectionId, router::Subscription>,
-    connections: BTreeMap<ConnectionId, LiveConnection>,
+    connections: HashMap<ConnectionId, LiveConnection>,
 }
 
 #[derive(Debug)]
@@ -273,6 +275,7 @@ impl Registry {
         let mut fences = self.fences.lock().unwrap_or_else(PoisonError::into_inner);
         let fence = fences.entry(client_id).or_insert(epoch);
         *fence = (*fence).max(epoch);
+        self.fence_count.store(fences.len(), Ordering::Release);
     }
 
     /// Lifts the fence of this epoch or of an older one.
@@ -281,10 +284,14 @@ impl Registry {
         if fences.get(client_id).is_some_and(|fence| *fence <= epoch) {
             fences.remove(client_id);
         }
+        self.fence_count.store(fences.len(), Ordering::Release);
     }
 
     /// A live message of this connection must not be delivered any more.
     pub(crate) fn is_fenced(&self, client_id: &ClientId, epoch: Epoch) -> bool {
+        if self.fence_count.load(Ordering::Acquire) == 0 {
+            return false;
+        }
         let fences = self.fences.lock().unwrap_or_else(PoisonError::into_inner);
         fences.get(client_id).is_some_and(|fence| *fence > epoch)
     }

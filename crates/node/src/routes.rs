@@ -4,6 +4,7 @@
 //! transient sessions from the announcements of the nodes that own them. The table may name too
 //! many: whoever is asked matches again on its own subscriptions.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
@@ -15,6 +16,11 @@ use tokio::sync::watch;
 
 use crate::lease::Seen;
 use crate::shared_routes::{Place, SharedRoute, SharedRoutes};
+
+thread_local! {
+    /// Room for the targets of one message; empty in between.
+    static TARGETS: RefCell<Vec<RouteTarget>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Who must be asked about one message.
 #[derive(Debug, Default)]
@@ -107,14 +113,14 @@ impl RouteMap {
 
     /// Whom to ask about a message published at `qos`.
     pub(crate) fn route(&self, topic: &TopicName, qos: Qos) -> Routes {
-        let mut targets = Vec::new();
+        let mut targets = TARGETS.take();
         let mut routes = Routes::default();
         {
             let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
             tables.routes.route(topic, &mut targets);
             routes.shared = tables.shared.route(topic, qos);
         }
-        for target in targets {
+        for target in targets.drain(..) {
             match target {
                 RouteTarget::Shard(shard) => routes.shards.push(shard),
                 RouteTarget::Node(node) => routes.nodes.push(node),
@@ -127,6 +133,7 @@ impl RouteMap {
                 RouteTarget::ConnectedShard(_) => {}
             }
         }
+        TARGETS.set(targets);
         if qos == Qos::AtMostOnce {
             routes.shards.clear();
         }

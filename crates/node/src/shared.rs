@@ -26,7 +26,7 @@ use crate::shared_routes::Place;
 use crate::waiter::CommandWaiter;
 
 /// What a held message costs besides its own bytes.
-const OVERHEAD_BYTES: usize = 256;
+const OVERHEAD_BYTES: usize = 128;
 
 /// A message on its way to one member.
 #[derive(Debug)]

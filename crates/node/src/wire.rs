@@ -1,16 +1,59 @@
 //! A client's socket with its buffers, before and while a connection is served.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use codec::{Decoder, Packet, ProtocolVersion, encode};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 /// How long a last packet may take to reach the socket before it is closed.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Bytes that one call takes from a socket at most.
+const READ_BYTES_MAX: usize = 64 * 1024;
+/// An emptied buffer that held more than this is given back.
+const KEPT_BYTES_MAX: usize = 2 * 1024;
+
+thread_local! {
+    /// Where sockets are read into: one per thread, so that a connection that is silent has no
+    /// buffer, and one that is busy takes all that has arrived with one call.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES_MAX]);
+}
+
+/// Appends what has arrived to `input`; 0 bytes: the client closed the connection. Cancel-safe.
+pub(crate) async fn read(reader: &mut OwnedReadHalf, input: &mut BytesMut) -> io::Result<usize> {
+    poll_fn(|context| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut arrived = ReadBuf::new(scratch);
+            match Pin::new(&mut *reader).poll_read(context, &mut arrived) {
+                Poll::Ready(Ok(())) => {
+                    input.extend_from_slice(arrived.filled());
+                    Poll::Ready(Ok(arrived.filled().len()))
+                }
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+    })
+    .await
+}
+
+/// Writes what waits and gives back the buffer of a burst. Cancel-safe.
+pub(crate) async fn write(writer: &mut OwnedWriteHalf, output: &mut BytesMut) -> io::Result<usize> {
+    let written = writer.write_buf(output).await?;
+    if output.is_empty() && written > KEPT_BYTES_MAX {
+        *output = BytesMut::new();
+    }
+    Ok(written)
+}
 
 /// The socket with its buffers.
 #[derive(Debug)]
@@ -55,7 +98,7 @@ impl Wire {
             if let Some(packet) = self.decoder.decode(&mut self.input)? {
                 return Ok(Some(packet));
             }
-            match self.reader.read_buf(&mut self.input).await {
+            match read(&mut self.reader, &mut self.input).await {
                 Ok(0) | Err(_) => return Ok(None),
                 Ok(_) => {}
             }
@@ -66,7 +109,7 @@ impl Wire {
     pub(crate) fn is_gone(&mut self) -> bool {
         match self.reader.try_read_buf(&mut self.input) {
             Ok(bytes) => bytes == 0,
-            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
         }
     }
 
