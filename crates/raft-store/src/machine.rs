@@ -128,6 +128,10 @@ struct SessionRecord {
     /// Older connections not yet recorded closed. Bounded: one per life of a node and epoch.
     formers: Vec<(Epoch, Holder)>,
     session: Option<Box<Session>>,
+    /// Deliveries from this position on are in no table: those that end before the next save are not
+    /// worth a write. `u64::MAX` for a new session until its first save, since the tables may still have
+    /// deliveries of an earlier session of this client.
+    unsaved_from: u64,
 }
 
 /// What to do with a batch.

@@ -205,8 +205,18 @@ impl Machine {
     /// The item's reference to its body comes along.
     fn take_item(&mut self, target: OutboxTarget, number: u64) -> Option<Item> {
         let item = self.outbox.take(target, number)?;
-        self.changes.insert(StateKey::OutboxItem(target, number));
+        self.item_left(target, number, self.outbox.unsaved_from(target));
         Some(item)
+    }
+
+    /// What the tables never had needs no write.
+    fn item_left(&mut self, target: OutboxTarget, number: u64, unsaved_from: u64) {
+        let key = StateKey::OutboxItem(target, number);
+        if number >= unsaved_from {
+            self.changes.remove(&key);
+        } else {
+            self.changes.insert(key);
+        }
     }
 
     /// A node takes its items as its own replica applies them; an item stays until the node says so.
@@ -318,8 +328,9 @@ impl Machine {
             }
         }
         if target != OutboxTarget::Unplaced {
+            let unsaved_from = self.outbox.unsaved_from(target);
             for (number, item) in self.outbox.trim(target, upto) {
-                self.changes.insert(StateKey::OutboxItem(target, number));
+                self.item_left(target, number, unsaved_from);
                 self.bodies.release(item.body);
             }
         }
@@ -401,8 +412,9 @@ impl Machine {
 
     /// A life of a node is over: its sessions are gone, but shared items are for anybody.
     pub(super) fn end_outbox_target(&mut self, target: OutboxTarget, effects: &mut Vec<Effect>) {
+        let unsaved_from = self.outbox.unsaved_from(target);
         for (number, item) in self.outbox.remove(target) {
-            self.changes.insert(StateKey::OutboxItem(target, number));
+            self.item_left(target, number, unsaved_from);
             if item.share.is_some() {
                 self.unplace(item, effects);
             } else {

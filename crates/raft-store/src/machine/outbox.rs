@@ -25,6 +25,9 @@ pub(super) struct Outbox {
 pub(super) struct TargetQueue {
     pub(super) next_number: u64,
     pub(super) items: BTreeMap<u64, Item>,
+    /// Items from this number on are in no table: those that leave before the next save are not worth a
+    /// write.
+    unsaved_from: u64,
 }
 
 /// One message that waits.
@@ -44,6 +47,7 @@ impl Default for TargetQueue {
         Self {
             next_number: 1,
             items: BTreeMap::new(),
+            unsaved_from: 1,
         }
     }
 }
@@ -103,7 +107,23 @@ impl Outbox {
 
     /// Restores a target's numbering from storage.
     pub(super) fn restore_target(&mut self, target: OutboxTarget, next_number: u64) {
-        self.targets.entry(target).or_default().next_number = next_number;
+        let queue = self.targets.entry(target).or_default();
+        queue.next_number = next_number;
+        queue.unsaved_from = next_number;
+    }
+
+    /// The tables have everything of a target up to now.
+    pub(super) fn note_saved(&mut self, target: OutboxTarget) {
+        if let Some(queue) = self.targets.get_mut(&target) {
+            queue.unsaved_from = queue.next_number;
+        }
+    }
+
+    /// The first number of a target that is in no table.
+    pub(super) fn unsaved_from(&self, target: OutboxTarget) -> u64 {
+        self.targets
+            .get(&target)
+            .map_or(0, |queue| queue.unsaved_from)
     }
 
     /// Restores one item from storage. False: its number was never given.

@@ -250,10 +250,9 @@ impl Machine {
         outputs: &mut Vec<Output>,
         effects: &mut Vec<Effect>,
     ) {
-        let holder = self
-            .sessions
-            .get(client_id)
-            .and_then(|record| record.holder);
+        let record = self.sessions.get(client_id);
+        let holder = record.and_then(|record| record.holder);
+        let unsaved_from = record.map_or(u64::MAX, |record| record.unsaved_from);
         self.changes.insert(StateKey::Session(client_id.clone()));
         for output in outputs.drain(..) {
             match output {
@@ -291,11 +290,12 @@ impl Machine {
                         });
                     }
                 }
-                Output::Queued { position } | Output::Completed { position } => {
-                    self.delivery_changed(client_id, position);
+                Output::Queued { position } => self.delivery_changed(client_id, position),
+                Output::Completed { position } => {
+                    self.delivery_ended(client_id, position, unsaved_from);
                 }
                 Output::Reassign { position, delivery } => {
-                    self.delivery_changed(client_id, position);
+                    self.delivery_ended(client_id, position, unsaved_from);
                     self.reassign(client_id, delivery);
                 }
                 Output::Released { body } => self.bodies.release(body),
@@ -324,6 +324,16 @@ impl Machine {
     fn delivery_changed(&mut self, client_id: &ClientId, position: u64) {
         self.changes
             .insert(StateKey::Delivery(client_id.clone(), position));
+    }
+
+    /// What the tables never had needs no write.
+    fn delivery_ended(&mut self, client_id: &ClientId, position: u64, unsaved_from: u64) {
+        let key = StateKey::Delivery(client_id.clone(), position);
+        if position >= unsaved_from {
+            self.changes.remove(&key);
+        } else {
+            self.changes.insert(key);
+        }
     }
 }
 

@@ -18,6 +18,7 @@ struct Previous {
     connected: bool,
     /// `None`: a transient one, which ends here.
     session: Option<Box<Session>>,
+    unsaved_from: u64,
 }
 
 impl Machine {
@@ -32,6 +33,7 @@ impl Machine {
         let epoch = Epoch(self.next_epoch);
         self.next_epoch = self.next_epoch.saturating_add(1);
         let (formers, previous) = self.take_over(&client_id, effects);
+        let unsaved_from = previous.as_ref().map(|previous| previous.unsaved_from);
         let resumed = self.keep_or_discard(&client_id, previous, clean_start, effects);
         if let Some(will) = connect.will {
             self.keep_will(&client_id, epoch, will);
@@ -60,6 +62,7 @@ impl Machine {
             holder: Some(holder),
             formers,
             session,
+            unsaved_from: unsaved_from.filter(|_| session_present).unwrap_or(u64::MAX),
         };
         self.sessions.insert(client_id.clone(), record);
         effects.push(resumed);
@@ -117,6 +120,7 @@ impl Machine {
             epoch: record.epoch,
             connected: record.holder.is_some(),
             session: record.session,
+            unsaved_from: record.unsaved_from,
         };
         if let Some(holder) = record.holder {
             formers.push((record.epoch, holder));
@@ -145,6 +149,7 @@ impl Machine {
             epoch,
             connected,
             session,
+            ..
         } = previous?;
         let Some(session) = session else {
             self.end_will(epoch, connected);

@@ -62,11 +62,30 @@ struct Incoming {
     inbound: BTreeMap<ClientId, BTreeSet<codec::PacketId>>,
 }
 
+impl SessionRecord {
+    /// The tables have everything up to now.
+    fn note_saved(&mut self) {
+        if let Some(session) = &self.session {
+            self.unsaved_from = session.meta().next_position;
+        }
+    }
+}
+
 impl Machine {
     /// Keys changed since the last call, each with its encoded value or `None` when it is gone.
     pub fn take_changes(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         let bodies = self.bodies.take_changes();
-        std::mem::take(&mut self.changes)
+        let changes = std::mem::take(&mut self.changes);
+        for key in &changes {
+            if let StateKey::Session(client_id) = key
+                && let Some(record) = self.sessions.get_mut(client_id)
+            {
+                record.note_saved();
+            } else if let StateKey::Outbox(target) = key {
+                self.outbox.note_saved(*target);
+            }
+        }
+        changes
             .iter()
             .chain(&bodies)
             .map(|key| {
@@ -305,6 +324,7 @@ impl Machine {
                     holder,
                     formers,
                     session: None,
+                    unsaved_from: u64::MAX,
                 };
                 self.sessions.insert(client_id, record);
             }
@@ -426,6 +446,7 @@ impl Machine {
         }
         if let Some(record) = self.sessions.get_mut(client_id) {
             record.session = Some(Box::new(session));
+            record.note_saved();
         }
     }
 

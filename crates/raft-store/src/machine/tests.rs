@@ -4,6 +4,7 @@ mod bodies;
 mod catch_up;
 mod retained;
 mod shared;
+mod storage;
 mod wills;
 
 use bytes::Bytes;
