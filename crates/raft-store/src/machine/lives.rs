@@ -10,21 +10,23 @@ use crate::ids::{Epoch, Holder, Incarnation, NodeId};
 use crate::state::StateKey;
 
 impl Machine {
-    /// A newer life of a node: every earlier one is over.
+    /// A newer life of a node: every earlier one is over. The same again (a repeat within one entry)
+    /// changes nothing.
     pub(super) fn begin_life(
         &mut self,
         node: NodeId,
         incarnation: Incarnation,
         effects: &mut Vec<Effect>,
     ) {
+        let known = self.nodes.get(&node).map(|known| known.incarnation);
+        if known.is_some_and(|known| known >= incarnation) {
+            return;
+        }
         // Also lives that this shard knows only as targets of its outbox.
         let earlier = Incarnation(incarnation.0.saturating_sub(1));
         self.end_lives(node, earlier, effects);
-        if let Some(previous) = self.nodes.get(&node) {
-            effects.push(Effect::NodeDown {
-                node,
-                incarnation: previous.incarnation,
-            });
+        if let Some(incarnation) = known {
+            effects.push(Effect::NodeDown { node, incarnation });
         }
         let record = NodeRecord {
             incarnation,

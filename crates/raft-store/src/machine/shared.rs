@@ -99,21 +99,18 @@ impl SharedMembers {
         self.groups.contains_key(filter)
     }
 
-    /// Whom to ask at this turn, in order.
-    fn candidates(&self, filter: &TopicFilter, turn: u64) -> Vec<ClientId> {
-        let Some(group) = self.groups.get(filter) else {
-            return Vec::new();
+    /// Whom to ask at this turn after so many others.
+    fn candidate(&self, filter: &TopicFilter, turn: u64, asked: usize) -> Option<&ClientId> {
+        let group = self.groups.get(filter)?;
+        let (list, place) = match asked.checked_sub(group.connected.len()) {
+            None => (&group.connected, asked),
+            Some(place) => (&group.offline, place),
         };
-        [&group.connected, &group.offline]
-            .into_iter()
-            .flat_map(|list| {
-                let start = start(list.len(), turn);
-                let (before, from) = list.split_at(start);
-                from.iter().chain(before)
-            })
-            .take(ASKED_MAX)
-            .cloned()
-            .collect()
+        if place >= list.len() {
+            return None;
+        }
+        let at = start(list.len(), turn).saturating_add(place);
+        list.get(at.checked_rem(list.len())?)
     }
 }
 
@@ -198,7 +195,11 @@ impl Machine {
         let turn = self.next_turn;
         self.next_turn = turn.wrapping_add(1);
         let mut reach = SharedReach::NoMember;
-        for member in self.shared.candidates(copy.share, turn) {
+        for asked in 0..ASKED_MAX {
+            let Some(member) = self.shared.candidate(copy.share, turn, asked) else {
+                break;
+            };
+            let member = member.clone();
             let Some(delivery) = self.shared_delivery(&member, copy) else {
                 continue;
             };

@@ -129,6 +129,17 @@ fn the_death_of_a_node_is_the_end_of_its_connections() {
     assert_eq!(due(&tested), [first, second]);
 }
 
+/// Several batches share an entry, and with it its index.
+#[test]
+fn a_node_up_that_is_repeated_within_an_entry_ends_no_life() {
+    let mut tested = Tested::new();
+    let node = NodeId(1);
+    let (answer, effects) = tested.apply(&Command::NodeUp { node });
+    assert_eq!(effects.len(), 1);
+    tested.index -= 1;
+    assert_eq!(tested.apply(&Command::NodeUp { node }), (answer, vec![]));
+}
+
 /// [MQTT-3.1.2-10]
 #[test]
 fn each_will_of_a_client_that_connects_often_is_published_once() {
