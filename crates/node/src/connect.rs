@@ -164,7 +164,7 @@ async fn begin(
             cause: "no_lease",
         };
         life.registry.close(client.holder.connection);
-        client.record_closed(&broker, &life, &End::ClientGone);
+        client.record_closed(&broker, &life, &End::never_open());
         return refuse(wire, version, &client.origin, refused).await;
     }
     if opened.formers {
@@ -386,7 +386,8 @@ async fn close_when_open(
             client_id,
             epoch,
             session_expiry_interval_s: None,
-            ending: Ending::Abnormal,
+            // It was never accepted, nor was its will.
+            ending: Ending::Normal,
         };
         life.propose(shard, &command, CommandWaiter::None);
     }

@@ -220,6 +220,7 @@ impl Connection {
                 }
                 () = self.mailbox.arrived(), if wants_mail => {}
                 () = self.mailbox.closing(), if !wants_mail => {}
+                () = tokio::task::yield_now(), if self.retained.is_paused() => {}
                 () = self.broker.capacity(&self.life, self.waits_for),
                     if wants_packets && !has_capacity => {}
                 // A lease that ran out and was renewed at once shows no change.

@@ -40,6 +40,14 @@ impl End {
         }
     }
 
+    /// CONNECT was refused although the session was opened: its will was not accepted either.
+    pub(crate) fn never_open() -> Self {
+        Self::Disconnected {
+            session_expiry_interval_s: None,
+            ending: Ending::Normal,
+        }
+    }
+
     /// What a v5 client is told, unless it ended the connection itself.
     pub(crate) fn reason_code(&self) -> Option<ReasonCode> {
         match self {

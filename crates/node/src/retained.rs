@@ -25,6 +25,8 @@ use crate::session_place::SessionPlace;
 const PAGE_MESSAGES_MAX: usize = 64;
 /// Bytes read at once, at most this plus one message.
 const PAGE_BYTES_MAX: u64 = 64 * 1024;
+/// Pages read before others have their turn.
+const PAGES_AT_ONCE_MAX: usize = 8;
 /// Live versions noted before those are forgotten that this node's replicas have as well.
 const NOTED_MAX: usize = 1024;
 
@@ -44,6 +46,10 @@ pub(crate) struct RetainedReads {
     expected: usize,
     /// Newest version of each retained message that came live meanwhile.
     noted: BTreeMap<TopicName, u64>,
+    /// How many may be noted before this node's replicas are asked; doubled where that did not help.
+    noted_max: usize,
+    /// Others have their turn before the read goes on.
+    paused: bool,
 }
 
 /// One read: what one SUBSCRIBE asked for.
@@ -98,6 +104,11 @@ impl RetainedReads {
         self.reads.len().max(self.expected)
     }
 
+    /// A read goes on as soon as others had their turn.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
     /// A SUBSCRIBE will read: what comes live from now on is noted.
     pub(crate) fn expect(&mut self) {
         self.expected = self.expected.saturating_add(1);
@@ -107,7 +118,8 @@ impl RetainedReads {
     fn done(&mut self) {
         self.expected = self.expected.saturating_sub(1);
         if self.expected == 0 {
-            self.noted.clear();
+            self.noted = BTreeMap::new();
+            self.noted_max = 0;
         }
     }
 
@@ -146,7 +158,7 @@ impl Connection {
         let (true, Some(version)) = (self.retained.expected > 0, stored.retained_version) else {
             return;
         };
-        if self.retained.noted.len() >= NOTED_MAX {
+        if self.retained.noted.len() >= self.retained.noted_max.max(NOTED_MAX) {
             self.forget_known_versions();
         }
         let noted = &mut self.retained.noted;
@@ -161,13 +173,20 @@ impl Connection {
     /// What this node's replica has stored is not read in an older version any more.
     fn forget_known_versions(&mut self) {
         let broker = Arc::clone(&self.broker);
-        self.retained.noted.retain(|topic, version| {
-            let shard = broker.shards.shard(broker.shard_of_topic(topic));
-            let known = shard.map_or(0, |shard| {
-                shard.with_machine(raft_store::Machine::newest_retained_version)
-            });
-            known < *version
+        let newest = |shard: &raft_store::Shard| {
+            shard.with_machine(raft_store::Machine::newest_retained_version)
+        };
+        let known: BTreeMap<ShardId, u64> = broker
+            .shards
+            .iter()
+            .map(|shard| (shard.id(), newest(shard)))
+            .collect();
+        let retained = &mut self.retained;
+        retained.noted.retain(|topic, version| {
+            let shard = broker.shard_of_topic(topic);
+            known.get(&shard).is_none_or(|known| known < version)
         });
+        retained.noted_max = retained.noted.len().saturating_mul(2);
     }
 
     /// The subscription is visible and its SUBACK sent: the read begins with a barrier in each shard
@@ -219,7 +238,15 @@ impl Connection {
 
     /// Reads on as far as the client takes what it is sent.
     pub(crate) fn read_retained(&mut self) -> Result<(), End> {
-        while self.takes_retained() {
+        self.retained.paused = false;
+        for page in 0.. {
+            if !self.takes_retained() {
+                return Ok(());
+            }
+            if page >= PAGES_AT_ONCE_MAX {
+                self.retained.paused = true;
+                return Ok(());
+            }
             let Some(read) = self.retained.reads.front_mut() else {
                 return Ok(());
             };
