@@ -4,6 +4,7 @@
 //! panics; then the history of all clients, the seed and the ends of the nodes' logs are printed.
 
 mod links;
+mod measure;
 mod node;
 
 use std::collections::BTreeMap;
@@ -51,6 +52,8 @@ pub struct ClusterOptions {
     pub shards: u16,
     /// Our own cap on messages in flight to one client.
     pub inflight_max: u16,
+    /// Log entries after which a shard's log is cut off.
+    pub snapshot_after: u64,
     /// Nothing else may run beside it: for tests that measure time.
     pub alone: bool,
     /// Nodes start with the fsync shim.
@@ -72,6 +75,7 @@ impl ClusterOptions {
             nodes: 3,
             shards: 4,
             inflight_max: 100,
+            snapshot_after: 100_000,
             alone: false,
             shim: false,
             proxied: false,

@@ -3,7 +3,7 @@
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use codec::{Connack, Connect, ProtocolVersion, ReasonCode, Utf8};
+use codec::{Connack, Connect, ProtocolVersion, ReasonCode, Utf8, Will};
 
 /// The versions that every scenario runs for.
 pub const VERSIONS: [ProtocolVersion; 2] = [ProtocolVersion::V311, ProtocolVersion::V5];
@@ -26,6 +26,8 @@ pub struct ConnectOptions {
     pub receive_maximum: Option<u16>,
     /// 0: off.
     pub keep_alive_s: u16,
+    /// Its delay and the properties of its message: v5 only.
+    pub will: Option<Will>,
 }
 
 impl ConnectOptions {
@@ -39,6 +41,7 @@ impl ConnectOptions {
             session_expiry_interval_s: PERSISTENT_EXPIRY_S,
             receive_maximum: None,
             keep_alive_s: 0,
+            will: None,
         }
     }
 
@@ -70,6 +73,33 @@ impl ConnectOptions {
         }
     }
 
+    /// With a will.
+    #[must_use]
+    pub fn will(self, will: Will) -> Self {
+        Self {
+            will: Some(will),
+            ..self
+        }
+    }
+
+    /// With Keep Alive.
+    #[must_use]
+    pub fn keep_alive_s(self, keep_alive_s: u16) -> Self {
+        Self {
+            keep_alive_s,
+            ..self
+        }
+    }
+
+    /// With a Session Expiry Interval (v5; 3.1.1 has none).
+    #[must_use]
+    pub fn session_expiry_s(self, session_expiry_interval_s: u32) -> Self {
+        Self {
+            session_expiry_interval_s,
+            ..self
+        }
+    }
+
     /// Whether the session outlives the connection.
     #[must_use]
     pub fn is_persistent(&self) -> bool {
@@ -90,6 +120,7 @@ impl ConnectOptions {
         Connect {
             clean_start: self.clean_start,
             keep_alive_s: self.keep_alive_s,
+            will: self.will.clone(),
             session_expiry_interval: is_v5.then_some(self.session_expiry_interval_s),
             receive_maximum: self
                 .receive_maximum

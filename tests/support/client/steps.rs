@@ -2,7 +2,8 @@
 
 use codec::{
     Ack, MessageProperties, Packet, PacketId, Publish, Qos, ReasonCode, Suback, Subscribe,
-    Subscription, SubscriptionOptions, TopicFilter, TopicName, Unsuback, Unsubscribe,
+    Subscription, SubscriptionIdentifier, SubscriptionOptions, TopicFilter, TopicName, Unsuback,
+    Unsubscribe,
 };
 
 use super::Client;
@@ -36,6 +37,27 @@ pub struct Outgoing<'a> {
     pub topic: &'a str,
     /// Payload.
     pub payload: &'a str,
+}
+
+impl Outgoing<'_> {
+    /// The packet, without RETAIN and without properties.
+    ///
+    /// # Panics
+    /// When the topic is not legal.
+    #[must_use]
+    pub fn packet(&self) -> Publish {
+        Publish {
+            dup: self.dup,
+            qos: self.qos,
+            retain: false,
+            packet_id: PacketId::new(self.id),
+            topic: Some(TopicName::try_from(self.topic).expect("a legal topic")),
+            topic_alias: None,
+            payload: self.payload.to_owned().into(),
+            properties: MessageProperties::default(),
+            subscription_identifiers: Vec::new(),
+        }
+    }
 }
 
 impl Client {
@@ -116,18 +138,7 @@ impl Client {
     /// # Panics
     /// When the topic is not legal.
     pub async fn publish(&mut self, outgoing: &Outgoing<'_>) {
-        let packet = Packet::Publish(Publish {
-            dup: outgoing.dup,
-            qos: outgoing.qos,
-            retain: false,
-            packet_id: PacketId::new(outgoing.id),
-            topic: Some(TopicName::try_from(outgoing.topic).expect("a legal topic")),
-            topic_alias: None,
-            payload: outgoing.payload.to_owned().into(),
-            properties: MessageProperties::default(),
-            subscription_identifiers: Vec::new(),
-        });
-        self.send(&packet).await;
+        self.send(&Packet::Publish(outgoing.packet())).await;
     }
 
     /// Sends a PUBLISH of QoS 1 and waits for its PUBACK.
@@ -220,19 +231,48 @@ impl Client {
     /// # Panics
     /// When the filter is not legal.
     pub async fn send_subscribe(&mut self, filter: &str, qos: Qos) -> u16 {
+        let options = SubscriptionOptions::new(qos);
+        self.send_subscribe_with(filter, options, None).await
+    }
+
+    /// The same with options, and with a Subscription Identifier that is not 0 (v5).
+    ///
+    /// # Panics
+    /// When the filter or the identifier is not legal.
+    pub async fn send_subscribe_with(
+        &mut self,
+        filter: &str,
+        options: SubscriptionOptions,
+        identifier: Option<u32>,
+    ) -> u16 {
         let id = self.next_control_packet_id();
         let filter = TopicFilter::try_from(filter).expect("a legal filter");
         let packet = Packet::Subscribe(Subscribe {
             packet_id: PacketId::new(id).expect("it is not 0"),
-            subscription_identifier: None,
+            subscription_identifier: identifier
+                .map(|value| SubscriptionIdentifier::new(value).expect("a legal identifier")),
             user_properties: Vec::new(),
-            subscriptions: vec![Subscription {
-                filter,
-                options: SubscriptionOptions::new(qos),
-            }],
+            subscriptions: vec![Subscription { filter, options }],
         });
         self.send(&packet).await;
         id
+    }
+
+    /// Subscribes to one filter with options and waits for SUBACK. Returns what was received before
+    /// it.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn subscribe_with(
+        &mut self,
+        filter: &str,
+        options: SubscriptionOptions,
+        identifier: Option<u32>,
+    ) -> Vec<Packet> {
+        let qos = options.qos;
+        let id = self.send_subscribe_with(filter, options, identifier).await;
+        self.recv_until("SUBACK", |packet| is_suback(packet, id, qos))
+            .await
     }
 
     /// Subscribes to one filter and waits for SUBACK. Returns what was received before it.

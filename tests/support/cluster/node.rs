@@ -62,6 +62,7 @@ impl Node {
         let ClusterOptions {
             shards,
             inflight_max,
+            snapshot_after,
             ..
         } = options;
         format!(
@@ -75,6 +76,9 @@ listen = "{cluster}"
 advertise = "{advertised}"
 peers = [{peers}]
 shards = {shards}
+
+[storage]
+snapshot_after = {snapshot_after}
 
 [[listener]]
 name = "tcp"
