@@ -296,6 +296,9 @@ impl Machine {
                     retain,
                 },
             ) => {
+                if id >= self.bodies.next {
+                    return Err(self.missing("the counter that a body's id came from"));
+                }
                 let body = KnownBody::stored(references, size_bytes, expires_at, qos, retain);
                 self.bodies.restore(id, body);
             }
