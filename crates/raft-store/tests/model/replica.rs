@@ -3,13 +3,14 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
-use raft_store::{Effect, Holder, Machine, OutboxTarget, ShardId};
+use raft_store::encoding::encode_key;
+use raft_store::{BodyLookup, Effect, Holder, Machine, OutboxTarget, ShardId, StateKey};
 use session::Resend;
 
 use super::effects::named;
 use super::naive_shard::Routes;
 use super::node_view::{NodeView, count_routes};
-use super::records::{Store, load, save};
+use super::records::{Records, Store, decode, load, save};
 use super::tested::Entry;
 
 /// A replica that saves its tables now and then, and may lose everything else.
@@ -36,9 +37,36 @@ impl Restarting {
         }
     }
 
-    pub(crate) fn save(&mut self, applied: usize, routes: Routes) {
+    /// Writes its tables; then they say what those of a replica say that writes after each entry.
+    pub(crate) fn save(
+        &mut self,
+        applied: usize,
+        routes: Routes,
+        expected: &Records,
+    ) -> TestCaseResult {
         save(&mut self.machine, &mut self.store);
         (self.saved, self.saved_routes) = (applied, routes);
+        let saved = decode(&self.store);
+        for key in saved.keys().chain(expected.keys()) {
+            let (saved, expected) = (saved.get(key), expected.get(key));
+            prop_assert_eq!(saved, expected, "{:?} of the restarted replica", key);
+        }
+        Ok(())
+    }
+
+    /// Every body that `expected` names is in memory or in the tables.
+    pub(crate) fn check_contents(&self, expected: &Records) -> TestCaseResult {
+        for key in expected.keys() {
+            let StateKey::Body(id) = *key else { continue };
+            let is_stored = || self.store.contains_key(&encode_key(key));
+            let is_there = match self.machine.body(id) {
+                BodyLookup::Here(_) => true,
+                BodyLookup::Stored => is_stored(),
+                BodyLookup::Gone => false,
+            };
+            prop_assert!(is_there, "the content of body {id} is nowhere");
+        }
+        Ok(())
     }
 
     pub(crate) fn restart(&mut self, log: &[Entry]) -> TestCaseResult {

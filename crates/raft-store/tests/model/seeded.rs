@@ -1,4 +1,5 @@
-//! Runs random cases. `HOLDFAST_TEST_SEED` repeats a failure, `HOLDFAST_TEST_SCALE` multiplies the cases.
+//! Runs random cases. `HOLDFAST_TEST_SEED` repeats a failure, `HOLDFAST_TEST_SCALE` multiplies the cases,
+//! `HOLDFAST_TEST_SHRINK` says how often to try for a smaller failure (0: not at all).
 
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
@@ -19,11 +20,12 @@ pub(crate) fn check<S: Strategy>(
 ) {
     let seed = variable("HOLDFAST_TEST_SEED").unwrap_or_else(rand_seed);
     let scale = u32::try_from(variable("HOLDFAST_TEST_SCALE").unwrap_or(1)).unwrap_or(u32::MAX);
+    let shrink = variable("HOLDFAST_TEST_SHRINK").unwrap_or(20_000);
     let config = Config {
         cases: cases.saturating_mul(scale.max(1)),
         failure_persistence: None,
         rng_seed: RngSeed::Fixed(seed),
-        max_shrink_iters: 20_000,
+        max_shrink_iters: u32::try_from(shrink).unwrap_or(u32::MAX),
         ..Config::default()
     };
     if let Err(error) = TestRunner::new(config).run(&strategy, test) {

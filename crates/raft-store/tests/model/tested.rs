@@ -214,6 +214,7 @@ impl Tested {
 
     fn follow(&mut self) -> TestCaseResult {
         self.restarting.follow(&self.log)?;
+        self.restarting.check_contents(&self.records)?;
         let digest = self.machine.digest();
         prop_assert_eq!(self.restarting.machine.digest(), digest);
         if let Some(entry) = self.log.last() {
@@ -236,8 +237,9 @@ impl Tested {
     }
 
     /// The restarted replica writes its tables.
-    pub(crate) fn save(&mut self) {
-        self.restarting.save(self.log.len(), self.model.routes());
+    pub(crate) fn save(&mut self) -> TestCaseResult {
+        let routes = self.model.routes();
+        self.restarting.save(self.log.len(), routes, &self.records)
     }
 
     /// The restarted replica starts from its tables and the log behind them.

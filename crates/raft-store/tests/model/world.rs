@@ -233,7 +233,7 @@ impl World {
             }
             Action::Save { shard } => {
                 let shard = self.shard(shard);
-                self.tested(shard).save();
+                return self.tested(shard).save();
             }
             Action::Restart { shard } => {
                 let shard = self.shard(shard);

@@ -139,10 +139,10 @@ fn step() -> impl Strategy<Value = Step> {
     let way = || (0..SHARDS, 0..SHARDS);
     let stale = any::<bool>;
     prop_oneof![
-        6 => (shard(), place()).prop_map(|(shard, place)| Step::Publish { shard, place }),
+        9 => (shard(), place()).prop_map(|(shard, place)| Step::Publish { shard, place }),
         1 => shard().prop_map(|shard| Step::Lose { shard }),
         3 => (0..MEMBERS).prop_map(Step::Join),
-        2 => (0..MEMBERS, leaving()).prop_map(|(member, how)| Step::Leave(member, how)),
+        3 => (0..MEMBERS, leaving()).prop_map(|(member, how)| Step::Leave(member, how)),
         2 => (0..MEMBERS).prop_map(Step::Acknowledge),
         8 => (way(), 1..4_usize, stale())
             .prop_map(|(way, count, stale)| Step::Cut { way, count, stale }),
@@ -712,7 +712,7 @@ impl Sharing {
         match *step {
             Step::Publish { shard, place } => self.publish(shard, place)?,
             Step::Lose { shard } => self.lose(shard)?,
-            Step::Join(member) => self.join(member, 2)?,
+            Step::Join(member) => self.join(member, 1)?,
             Step::Leave(member, how) => self.leave(member, how)?,
             Step::Acknowledge(member) => {
                 self.acknowledge(member)?;
