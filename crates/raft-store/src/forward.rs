@@ -144,11 +144,10 @@ impl Forwarder {
         }
     }
 
-    /// Follows the installation of snapshots on this node's replica: what such a one brought was not
-    /// applied batch by batch.
+    /// Follows [`Shard::installs_watch`] of this node's replica.
     #[must_use]
     pub fn installs_watch(&self, shard: ShardId) -> Option<watch::Receiver<u64>> {
-        Some(self.shards.shard(shard)?.replica().installs_watch())
+        Some(self.shards.shard(shard)?.installs_watch())
     }
 
     /// Waits until the shard's leader as known here changes, at most `limit`.

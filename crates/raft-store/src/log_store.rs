@@ -91,6 +91,11 @@ impl LogStore {
         self.tail().last
     }
 
+    /// Index of the first entry; of the next one when there is none.
+    pub(crate) fn first_index(&self) -> u64 {
+        self.tail().first
+    }
+
     /// How many entries it holds.
     pub(crate) fn entries(&self) -> u64 {
         let tail = self.tail();
@@ -156,7 +161,10 @@ impl LogStore {
     }
 
     /// Frees disk space that purged entries take. Blocks for a moment.
-    pub(crate) fn drop_purged_files(&self) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError::Write`].
+    pub fn drop_purged_files(&self) -> Result<(), StoreError> {
         let Some(upto) = self.durable_purge() else {
             return Ok(());
         };
@@ -168,7 +176,7 @@ impl LogStore {
     }
 
     /// Merges purged entries away. Blocks for as long as that takes.
-    pub(crate) fn reclaim(&self) {
+    pub fn reclaim(&self) {
         if let Some(upto) = self.durable_purge() {
             self.0.db.reclaim(self.0.shard, upto.index);
         }

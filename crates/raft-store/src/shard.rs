@@ -238,6 +238,19 @@ impl Shard {
         self.replica.applied_watch()
     }
 
+    /// Follows the installation of snapshots here: what such a one brought was not applied entry by
+    /// entry.
+    #[must_use]
+    pub fn installs_watch(&self) -> watch::Receiver<u64> {
+        self.replica.installs_watch()
+    }
+
+    /// Index of the first entry that the log still has; of the next one when it is empty.
+    #[must_use]
+    pub fn first_log_index(&self) -> u64 {
+        self.replica.log().first_index()
+    }
+
     /// Index of the last entry that this node knows to be committed; 0 when it knows of none yet.
     #[must_use]
     pub fn commit_index(&self) -> u64 {

@@ -76,8 +76,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::path::Path;
 
+    use codec::Timestamp;
     use futures::stream;
     use openraft::storage::{IOFlushed, RaftLogStorage};
     use openraft::testing::log::{StoreBuilder, Suite};
@@ -87,8 +89,10 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::batch::{Batch, ProposerId};
+    use crate::command::Command;
     use crate::db::{self, Budget, Owner, StateDb};
-    use crate::entry::{AppliedState, Slot};
+    use crate::entry::{AppliedState, EncodedBatch, Proposal, Slot};
     use crate::error::StoreError;
     use crate::ids::{NodeId, ShardId};
     use crate::log_store::LogStore;
@@ -140,7 +144,7 @@ mod tests {
         }
     }
 
-    fn replica(storage: &Storage) -> Result<Replica, StoreError> {
+    fn load(storage: &Storage) -> Result<Replica, StoreError> {
         let on_applied: OnApplied = Arc::new(|_, _, _| {});
         Replica::load(
             SHARD,
@@ -257,7 +261,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let mut storage = open(folder.path());
             storage.folder = Some(folder);
-            let machine = StateMachine(Arc::new(replica(&storage).unwrap()));
+            let machine = StateMachine(Arc::new(load(&storage).unwrap()));
             let log = storage.log.clone();
             let suited = Suited {
                 machine,
@@ -304,7 +308,7 @@ mod tests {
     async fn a_save_reaches_no_further_than_the_durable_log() {
         let folder = tempfile::tempdir().unwrap();
         let mut storage = open(folder.path());
-        let replica = replica(&storage).unwrap();
+        let replica = load(&storage).unwrap();
         replica.apply(blank(0));
         replica.save();
         assert_eq!(storage.state.applied(SHARD).unwrap(), None);
@@ -330,7 +334,7 @@ mod tests {
         let storage = open(folder.path());
         storage.state.save(SHARD, &at(5), Vec::new()).unwrap();
         assert!(matches!(
-            replica(&storage),
+            load(&storage),
             Err(StoreError::LostEntry { index: 0, .. })
         ));
     }
@@ -344,11 +348,11 @@ mod tests {
         }
         storage.log.purge(blank(4).log_id).await.unwrap();
         assert!(matches!(
-            replica(&storage),
+            load(&storage),
             Err(StoreError::LostState { purged: 4, .. })
         ));
         storage.state.save(SHARD, &at(4), Vec::new()).unwrap();
-        replica(&storage).unwrap();
+        load(&storage).unwrap();
     }
 
     /// A crash between the installation of a snapshot and what openraft then does to the log.
@@ -369,7 +373,7 @@ mod tests {
                 append(&mut storage.log, entry).await;
             }
             storage.state.save(SHARD, &installed, Vec::new()).unwrap();
-            let replica = replica(&storage).unwrap();
+            let replica = load(&storage).unwrap();
             replica.align_log().await.unwrap();
             let state = storage.log.get_log_state().await.unwrap();
             assert_eq!(state.last_log_id, Some(installed.applied));
@@ -395,7 +399,122 @@ mod tests {
             ..at(20)
         };
         storage.state.save(SHARD, &installed, Vec::new()).unwrap();
-        replica(&storage).unwrap().align_log().await.unwrap();
+        load(&storage).unwrap().align_log().await.unwrap();
         assert_eq!(storage.log.last_log_id(), Some(blank(25).log_id));
+    }
+
+    /// A replica that has applied one session of a client, and is saved and durable.
+    async fn filled(storage: &mut Storage) -> Arc<Replica> {
+        let replica = Arc::new(load(storage).unwrap());
+        for index in 0..20 {
+            let command = crate::encoding::encode_command(&Command::NodeUp {
+                node: NodeId(1 + u16::try_from(index).unwrap()),
+            });
+            let batch = Batch {
+                proposer: ProposerId::Idempotent,
+                sequence: 0,
+                leader_time: Timestamp::ZERO,
+                commands: vec![command],
+            };
+            let proposal = Proposal::new(Timestamp::ZERO, vec![EncodedBatch::new(batch)]);
+            let mut entry = blank(index);
+            entry.payload = EntryPayload::Normal(proposal);
+            append(&mut storage.log, entry.clone()).await;
+            replica.apply(entry);
+        }
+        replica.make_durable().unwrap();
+        replica
+    }
+
+    fn digest(replica: &Replica) -> u64 {
+        replica.with_machine(|machine| machine.digest())
+    }
+
+    /// The process ends without a trace at two points: while a snapshot comes in, and when all of
+    /// it is there but not yet live.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_crash_before_the_installation_leaves_the_old_state_and_an_empty_slot() {
+        let source_folder = tempfile::tempdir().unwrap();
+        let mut source = open(source_folder.path());
+        let other = filled(&mut source).await;
+        for complete in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let storage = open(folder.path());
+            let replica = Arc::new(load(&storage).unwrap());
+            let before = digest(&replica);
+            let received = transfer(Arc::clone(&other), &replica).await;
+            storage.state.flush().unwrap();
+            if complete {
+                std::mem::forget(received);
+            } else {
+                drop(received);
+            }
+            assert_eq!(storage.state.is_clear(SHARD, Slot::B).unwrap(), !complete);
+            drop((replica, storage));
+
+            // `forget` has kept its database open: what is on the disk counts.
+            let copy = tempfile::tempdir().unwrap();
+            for database in ["log", "state"] {
+                fs::create_dir(copy.path().join(database)).unwrap();
+                for file in fs::read_dir(folder.path().join(database)).unwrap() {
+                    let file = file.unwrap();
+                    let to = copy.path().join(database).join(file.file_name());
+                    fs::copy(file.path(), to).unwrap();
+                }
+            }
+            let storage = open(copy.path());
+            let replica = load(&storage).unwrap();
+            assert_eq!(digest(&replica), before);
+            assert!(storage.state.is_clear(SHARD, Slot::B).unwrap());
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_installed_snapshot_is_the_state_after_a_restart_and_the_old_one_is_gone() {
+        let source_folder = tempfile::tempdir().unwrap();
+        let mut source = open(source_folder.path());
+        let other = filled(&mut source).await;
+        let folder = tempfile::tempdir().unwrap();
+        {
+            let storage = open(folder.path());
+            let replica = Arc::new(load(&storage).unwrap());
+            // There and back, so that each slot was live once.
+            for live in [Slot::B, Slot::A] {
+                let received = transfer(Arc::clone(&other), &replica).await;
+                replica.install(received).unwrap();
+                assert_eq!(replica.live_slot(), live);
+                assert_eq!(digest(&replica), digest(&other));
+                assert!(storage.state.is_clear(SHARD, live.other()).unwrap());
+            }
+            replica.reclaim();
+        }
+        let mut storage = open(folder.path());
+        let replica = load(&storage).unwrap();
+        replica.align_log().await.unwrap();
+        assert_eq!(digest(&replica), digest(&other));
+        let state = storage.log.get_log_state().await.unwrap();
+        assert_eq!(state.last_log_id, Some(blank(19).log_id));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_waits_for_the_log_to_be_durable_is_saved_with_the_next_save() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut storage = open(folder.path());
+        let replica = load(&storage).unwrap();
+        append(&mut storage.log, blank(0)).await;
+        replica.apply(blank(0));
+        // Applied, as others have it, before it is in the own log.
+        replica.apply(blank(1));
+        replica.save();
+        assert_eq!(storage.state.applied(SHARD).unwrap(), None);
+        replica.apply(blank(2));
+        append(&mut storage.log, blank(1)).await;
+        replica.save();
+        let saved = storage.state.applied(SHARD).unwrap().unwrap();
+        assert_eq!(saved.applied.index, 1);
+        append(&mut storage.log, blank(2)).await;
+        replica.save();
+        let saved = storage.state.applied(SHARD).unwrap().unwrap();
+        assert_eq!(saved.applied.index, 2);
     }
 }

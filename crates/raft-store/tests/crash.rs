@@ -131,6 +131,73 @@ async fn a_truncation_and_a_purge_survive_a_crash_with_what_was_appended_after_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_cut_off_at_its_beginning_may_be_torn_at_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = Storage::open(folder.path()).unwrap();
+    let mut log = storage.shard(0);
+    for index in 0..30 {
+        append(&mut log, vec![entry(1, index, 200)]).await;
+    }
+    log.purge(log_id(1, 9)).await.unwrap();
+    append(&mut log, vec![entry(1, 30, 200)]).await;
+    log.drop_purged_files().unwrap();
+    log.reclaim();
+    append(&mut log, vec![entry(1, 31, 200)]).await;
+
+    let after = crash_copy(folder.path());
+    cut(&newest_wal(after.path()), 3);
+    let storage = Storage::open(after.path()).unwrap();
+    let mut log = storage.shard(0);
+    let expected: Vec<u64> = (10..31).collect();
+    assert_eq!(indices(&mut log).await, expected);
+    append(&mut log, vec![entry(1, 31, 200)]).await;
+
+    // Nothing but the purge mark is left.
+    log.purge(log_id(1, 31)).await.unwrap();
+    let mut neighbour = storage.shard(1);
+    append(&mut neighbour, vec![entry(1, 0, 10)]).await;
+    let after = crash_copy(after.path());
+    let storage = Storage::open(after.path()).unwrap();
+    let mut log = storage.shard(0);
+    let state = log.get_log_state().await.unwrap();
+    assert_eq!(state.last_log_id, Some(log_id(1, 31)));
+    append(&mut log, vec![entry(2, 32, 10)]).await;
+    assert_eq!(indices(&mut log).await, [32]);
+}
+
+/// Of 40 MB that are logged, the last 50 entries are kept all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_disk_space_of_a_log_that_is_cut_off_levels_off_and_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = Storage::open_with(folder.path(), small(), &owner()).unwrap();
+    let mut log = storage.shard(0);
+    let bytes = || -> u64 {
+        let items = fs::read_dir(folder.path().join("log")).unwrap();
+        let files = items.filter_map(|item| item.unwrap().metadata().ok());
+        files.map(|file| file.len()).sum()
+    };
+    let mut largest = 0;
+    for index in 0..2000 {
+        append(&mut log, vec![entry(1, index, 20_000)]).await;
+        if index >= 50 && index % 25 == 0 {
+            log.purge(log_id(1, index - 50)).await.unwrap();
+            log.drop_purged_files().unwrap();
+            largest = bytes().max(largest);
+        }
+    }
+    // Eight flushed files and as much again that is merged, and the write-ahead log.
+    assert!(largest < 16 << 20, "{largest} bytes for 1 MB of entries");
+
+    log.purge(log_id(1, 1999)).await.unwrap();
+    append(&mut log, vec![entry(1, 2000, 10)]).await;
+    log.drop_purged_files().unwrap();
+    log.reclaim();
+    let tables = storage.db.disk_bytes();
+    assert!(tables < 512 << 10, "{tables} bytes for one entry");
+    assert_eq!(indices(&mut log).await, [2000]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_torn_end_is_cut_and_the_log_goes_on_from_there() {
     let folder = tempfile::tempdir().unwrap();
     let storage = Storage::open(folder.path()).unwrap();

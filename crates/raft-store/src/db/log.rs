@@ -194,6 +194,7 @@ impl LogDb {
     ) -> Result<Vec<Entry>, StoreError> {
         let first = log_key(shard, ENTRY, start);
         let mut options = ReadOptions::default();
+        options.fill_cache(false);
         options.set_iterate_upper_bound(log_key(shard, ENTRY, end));
         let items = self
             .db

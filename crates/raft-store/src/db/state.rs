@@ -114,15 +114,17 @@ impl StateDb {
         }
     }
 
-    /// One value of the tables in a slot.
+    /// One value of the tables in a slot, for who reads it once: the block cache is left alone.
     pub(crate) fn get(
         &self,
         shard: ShardId,
         slot: Slot,
         key: &[u8],
     ) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
         self.db
-            .get(state_key(shard, slot_kind(slot), key))
+            .get_opt(state_key(shard, slot_kind(slot), key), &options)
             .map_err(|source| self.read_error(shard, source))
     }
 

@@ -116,13 +116,14 @@ impl Upkeep {
         };
         let length = shard.replica().log().length();
         let trigger = shard.raft().trigger();
-        let triggered = if self.retention.is_snapshot_due(at, &length) {
-            trigger.snapshot().await
-        } else if let Some(upto) = self.retention.purge_upto(at, &length) {
-            trigger.purge_log(upto).await
-        } else {
-            Ok(())
-        };
+        let mut triggered = Ok(());
+        if let Some(upto) = self.retention.purge_upto(at, &length) {
+            triggered = trigger.purge_log(upto).await;
+        }
+        // Under load that is due again by the time the last one can be used.
+        if self.retention.is_snapshot_due(at, &length) {
+            triggered = triggered.and(trigger.snapshot().await);
+        }
         if let Err(error) = triggered {
             tracing::debug!(shard = shard.id().0, %error, "the shard has stopped");
         }

@@ -10,15 +10,15 @@ use bytes::Bytes;
 use codec::Timestamp;
 use raft_store::db::{self, Budget, Owner};
 use raft_store::{
-    Batch, NodeId, ProposerId, RaftService, Shard, ShardId, Shards, StoreConfig, StoreError,
-    WriteError, server_builder,
+    Answers, Applied, Batch, Effect, NodeId, OnApplied, ProposalService, ProposerId, RaftService,
+    RouteTarget, Shard, ShardId, Shards, StoreConfig, StoreError, WriteError, server_builder,
 };
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 /// Long enough for any election on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until a condition holds.
 pub(crate) async fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -29,12 +29,20 @@ pub(crate) async fn wait_until(what: &str, mut condition: impl FnMut() -> bool) 
     }
 }
 
-/// What `on_applied` was told, per shard: the index of each batch.
+/// What `on_applied` was told, per shard: the index of each entry.
 pub(crate) type Seen = Arc<Mutex<BTreeMap<ShardId, Vec<u64>>>>;
+/// The route table: reasons to ask a target about a filter.
+pub(crate) type Routes = Arc<Mutex<BTreeMap<(String, RouteTarget), i64>>>;
+/// Called for each applied entry, after it was noted.
+pub(crate) type Watch = Arc<dyn Fn(ShardId, u64, &[Applied]) + Send + Sync>;
+type Watching = Arc<Mutex<Option<Watch>>>;
 
 pub(crate) struct Node {
     pub(crate) shards: Arc<Shards>,
     pub(crate) seen: Seen,
+    pub(crate) routes: Routes,
+    /// Who is told what it applies.
+    pub(crate) watch: Watching,
     /// Serves on threads of its own, so that all its connections can be cut at once, as by a dead
     /// process.
     server: Option<Runtime>,
@@ -47,6 +55,8 @@ pub(crate) struct Cluster {
     shards: u16,
     /// Log entries after which a shard's log is cut off.
     snapshot_after: u64,
+    /// Who is told what a node applies, for nodes started from now on.
+    pub(crate) watch: Option<Watch>,
 }
 
 /// A batch that is harmless when repeated.
@@ -85,6 +95,7 @@ impl Cluster {
             nodes: BTreeMap::new(),
             shards,
             snapshot_after,
+            watch: None,
         };
         for (node, listener) in listeners {
             cluster.start_node(node, listener).await;
@@ -111,12 +122,18 @@ impl Cluster {
     }
 
     async fn start_node(&mut self, node: NodeId, listener: TcpListener) {
-        let seen = Seen::default();
-        let on_applied = {
-            let seen = Arc::clone(&seen);
-            Arc::new(move |shard, index, _| {
-                seen.lock().unwrap().entry(shard).or_default().push(index)
-            }) as Arc<_>
+        let (seen, routes) = (Seen::default(), Routes::default());
+        let watch: Watching = Arc::new(Mutex::new(self.watch.clone()));
+        let on_applied: OnApplied = {
+            let (seen, routes) = (Arc::clone(&seen), Arc::clone(&routes));
+            let watch = Arc::clone(&watch);
+            Arc::new(move |shard, index, applied: Vec<Applied>| {
+                seen.lock().unwrap().entry(shard).or_default().push(index);
+                note_routes(&routes, &applied);
+                if let Some(watch) = watch.lock().unwrap().as_ref() {
+                    watch(shard, index, &applied);
+                }
+            })
         };
         let deadline = Instant::now() + PATIENCE;
         let shards = loop {
@@ -133,6 +150,8 @@ impl Cluster {
         let mut running = Node {
             shards,
             seen,
+            routes,
+            watch,
             server: None,
         };
         running.serve(listener);
@@ -190,14 +209,14 @@ impl Cluster {
     }
 
     /// Writes a batch to whoever leads, as a proposer does: again until it is known to be applied.
-    pub(crate) async fn write(&self, shard: ShardId, batch: Batch) {
+    pub(crate) async fn write(&self, shard: ShardId, batch: Batch) -> Answers {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let leader = self.leader(shard).await;
             match self.shard(leader, shard).write(batch.clone()).await {
                 Ok(answers) => {
                     assert_eq!(answers.len(), batch.commands.len());
-                    return;
+                    return answers;
                 }
                 Err(WriteError::NotLeader { .. } | WriteError::Unknown) => {}
                 Err(WriteError::Stopped) => panic!("the shard stopped"),
@@ -215,26 +234,49 @@ impl Cluster {
                 .map(|node| self.shard(*node, shard).applied_index())
                 .collect()
         };
-        let target = index().into_iter().max().unwrap();
-        wait_until("all replicas have applied the same", || {
-            index().iter().all(|applied| *applied >= target)
-        })
-        .await;
         let digest = |node: &NodeId| {
             self.shard(*node, shard)
                 .with_machine(|machine| machine.digest())
         };
-        let digests: Vec<u64> = self.nodes.keys().map(digest).collect();
-        assert!(
-            digests.windows(2).all(|pair| pair[0] == pair[1]),
-            "{digests:?}"
-        );
-        target
+        let mut agreed = 0;
+        wait_until("all replicas have applied the same", || {
+            let before = index();
+            let digests: Vec<u64> = self.nodes.keys().map(digest).collect();
+            // A batch that was sent again may still come, and moves time.
+            if before.windows(2).any(|pair| pair[0] != pair[1]) || index() != before {
+                return false;
+            }
+            assert!(
+                digests.windows(2).all(|pair| pair[0] == pair[1]),
+                "{digests:?}"
+            );
+            agreed = before[0];
+            true
+        })
+        .await;
+        agreed
     }
 
     pub(crate) async fn stop_all(&mut self) {
         while let Some(node) = self.nodes.keys().next().copied() {
             self.stop(node).await;
+        }
+    }
+}
+
+fn note_routes(routes: &Routes, applied: &[Applied]) {
+    let mut routes = routes.lock().unwrap();
+    for effect in applied.iter().flat_map(|applied| &applied.effects) {
+        let (filter, target, change) = match effect {
+            Effect::RouteAdded { filter, target } => (filter, target, 1),
+            Effect::RouteRemoved { filter, target } => (filter, target, -1),
+            _ => continue,
+        };
+        let key = (filter.to_string(), *target);
+        let count = routes.entry(key.clone()).or_default();
+        *count += change;
+        if *count == 0 {
+            routes.remove(&key);
         }
     }
 }
@@ -253,7 +295,9 @@ pub(crate) async fn listen(address: SocketAddr) -> TcpListener {
 
 impl Node {
     pub(crate) fn serve(&mut self, listener: TcpListener) {
-        let router = server_builder().add_service(RaftService::new(Arc::clone(&self.shards)));
+        let router = server_builder()
+            .add_service(RaftService::new(Arc::clone(&self.shards)))
+            .add_service(ProposalService::server(Arc::clone(&self.shards)));
         let listener = listener.into_std().unwrap();
         let server = Runtime::new().unwrap();
         server.spawn(async move {
