@@ -9,6 +9,7 @@
 )]
 
 #[path = "common/cluster.rs"]
+#[expect(dead_code, reason = "shared with the snapshot tests")]
 mod cluster;
 
 use std::fs;
