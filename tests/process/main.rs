@@ -14,6 +14,7 @@
 )]
 
 mod boundary;
+mod exchange;
 mod fsync;
 mod full_restart;
 mod kill_points;
@@ -28,3 +29,4 @@ mod resumption_time;
 mod scene;
 mod smoke;
 mod takeover;
+mod wills;
