@@ -26,6 +26,7 @@ mod quorum_lost;
 mod resume_qos1;
 mod resume_qos2;
 mod resumption_time;
+mod retained;
 mod scene;
 mod smoke;
 mod takeover;
