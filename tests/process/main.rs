@@ -30,4 +30,5 @@ mod retained;
 mod scene;
 mod smoke;
 mod takeover;
+mod visibility;
 mod wills;
