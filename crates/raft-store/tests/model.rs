@@ -75,8 +75,6 @@ fn three_shards_and_their_outboxes_do_what_the_models_do() {
 
 /// What no node would propose.
 fn nonsense() -> Vec<Command> {
-    let (client_id, epoch) = (ClientId::new("nobody").unwrap(), Epoch(u64::MAX));
-    let (node, last) = (NodeId(u16::MAX), Incarnation(u64::MAX));
     let message = Message {
         topic: TopicName::try_from("a").unwrap(),
         payload: Bytes::new(),
@@ -84,6 +82,22 @@ fn nonsense() -> Vec<Command> {
         retain: false,
         properties: MessageProperties::default(),
     };
+    [
+        nonsense_of_outboxes(&message),
+        nonsense_of_messages(&message),
+        nonsense_of_sessions(),
+    ]
+    .concat()
+}
+
+fn nobody() -> (ClientId, Epoch) {
+    (ClientId::new("nobody").unwrap(), Epoch(u64::MAX))
+}
+
+/// The last life of the last node.
+const LAST: (NodeId, Incarnation) = (NodeId(u16::MAX), Incarnation(u64::MAX));
+
+fn nonsense_of_outboxes(message: &Message) -> Vec<Command> {
     let body = Arc::new(StoredMessage {
         id: 0,
         message: message.clone(),
@@ -91,12 +105,11 @@ fn nonsense() -> Vec<Command> {
         retained_version: None,
     });
     let item = OutboxItem {
-        publisher: client_id.clone(),
+        publisher: nobody().0,
         body,
         expires_in_ms: Some(u64::MAX),
         share: None,
     };
-    let share = TopicFilter::try_from("$share/g/#").unwrap();
     let take = |first, count| {
         let items = vec![item.clone(); count];
         Command::TakeOutbox {
@@ -108,7 +121,7 @@ fn nonsense() -> Vec<Command> {
     };
     let targets = [
         OutboxTarget::Shard(ShardId(7)),
-        OutboxTarget::Node(node, last),
+        OutboxTarget::Node(LAST.0, LAST.1),
         OutboxTarget::Unplaced,
     ];
     let mut commands = vec![take(0, 1), take(2, 1), take(u64::MAX, 3), take(1, 0)];
@@ -122,37 +135,49 @@ fn nonsense() -> Vec<Command> {
         number: u64::MAX,
         to: Some(target),
     }));
-    commands.push(Command::PublishWill {
-        epoch,
-        retained_version: Some(u64::MAX),
-        shards: vec![ShardId(9)],
-        nodes: vec![(node, last)],
-        shared: vec![(share.clone(), OutboxTarget::Unplaced)],
-    });
-    commands.push(Command::PublishShared {
-        client_id: client_id.clone(),
-        epoch: None,
-        filter: share,
-        message: message.clone(),
-        expires_in_ms: Some(u64::MAX),
-    });
-    commands.push(Command::DeliverRetained {
-        client_id: client_id.clone(),
-        epoch,
-        copies: Vec::new(),
-        last: true,
-    });
-    commands.push(Command::SetRetained {
-        client_id: client_id.clone(),
-        epoch: None,
-        message,
-        limits: RetainedLimits {
-            messages_max: 0,
-            bytes_max: 0,
+    commands
+}
+
+fn nonsense_of_messages(message: &Message) -> Vec<Command> {
+    let (client_id, epoch) = nobody();
+    let share = TopicFilter::try_from("$share/g/#").unwrap();
+    vec![
+        Command::PublishWill {
+            epoch,
+            retained_version: Some(u64::MAX),
+            shards: vec![ShardId(9)],
+            nodes: vec![LAST],
+            shared: vec![(share.clone(), OutboxTarget::Unplaced)],
         },
-    });
-    commands.push(Command::Barrier);
-    commands.extend([
+        Command::PublishShared {
+            client_id: client_id.clone(),
+            epoch: None,
+            filter: share,
+            message: message.clone(),
+            expires_in_ms: Some(u64::MAX),
+        },
+        Command::DeliverRetained {
+            client_id: client_id.clone(),
+            epoch,
+            copies: Vec::new(),
+            last: true,
+        },
+        Command::SetRetained {
+            client_id,
+            epoch: None,
+            message: message.clone(),
+            limits: RetainedLimits {
+                messages_max: 0,
+                bytes_max: 0,
+            },
+        },
+    ]
+}
+
+fn nonsense_of_sessions() -> Vec<Command> {
+    let (client_id, epoch) = nobody();
+    vec![
+        Command::Barrier,
         Command::Disconnect {
             client_id: client_id.clone(),
             epoch,
@@ -171,11 +196,10 @@ fn nonsense() -> Vec<Command> {
         },
         Command::FenceEnd { client_id, epoch },
         Command::NodeDown {
-            node,
-            incarnation: last,
+            node: LAST.0,
+            incarnation: LAST.1,
         },
-    ]);
-    commands
+    ]
 }
 
 /// Nothing panics, each command is answered, nothing is left behind.

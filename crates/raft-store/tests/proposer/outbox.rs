@@ -218,33 +218,7 @@ impl Draining {
                 max_bytes,
                 stale,
             } => {
-                let after = match after {
-                    After::Nothing => 0,
-                    After::Learned => self.learned,
-                    After::Anything(number) => *number,
-                };
-                let leader = if *stale {
-                    &self.behind
-                } else {
-                    &self.source.machine
-                };
-                let items = leader.outbox_items(TARGET, after, *max_items, *max_bytes);
-                if let Some((first, _)) = items.front().cloned() {
-                    let to_item = |(_, item): (u64, WaitingItem)| {
-                        let content = Arc::clone(content(&item.body));
-                        item.into_item(content, Timestamp::ZERO)
-                    };
-                    let items = items.into_iter().map(to_item).collect();
-                    let command = Command::TakeOutbox {
-                        source: SOURCE,
-                        settled: leader.outbox_settled(TARGET),
-                        first,
-                        items,
-                    };
-                    let batch = idempotent(vec![encode_command(&command)]);
-                    let proposer = ProposerId::Outbox { source: SOURCE };
-                    self.target.raft.network.push(Batch { proposer, ..batch });
-                }
+                self.cut(after, *max_items, *max_bytes, *stale);
             }
             OutboxStep::Record(index) => {
                 if !self.answers.is_empty() {
@@ -273,6 +247,38 @@ impl Draining {
             }
         }
         self.observe()
+    }
+
+    /// Whoever takes itself for the leader sends what it knows of.
+    fn cut(&mut self, after: &After, max_items: usize, max_bytes: usize, stale: bool) {
+        let after = match after {
+            After::Nothing => 0,
+            After::Learned => self.learned,
+            After::Anything(number) => *number,
+        };
+        let leader = if stale {
+            &self.behind
+        } else {
+            &self.source.machine
+        };
+        let items = leader.outbox_items(TARGET, after, max_items, max_bytes);
+        let Some((first, _)) = items.front().cloned() else {
+            return;
+        };
+        let to_item = |(_, item): (u64, WaitingItem)| {
+            let content = Arc::clone(content(&item.body));
+            item.into_item(content, Timestamp::ZERO)
+        };
+        let items = items.into_iter().map(to_item).collect();
+        let command = Command::TakeOutbox {
+            source: SOURCE,
+            settled: leader.outbox_settled(TARGET),
+            first,
+            items,
+        };
+        let batch = idempotent(vec![encode_command(&command)]);
+        let proposer = ProposerId::Outbox { source: SOURCE };
+        self.target.raft.network.push(Batch { proposer, ..batch });
     }
 
     fn publish(&mut self, is_shared: bool) {

@@ -181,6 +181,8 @@ struct Shard {
     published: u16,
 }
 
+/// A target's answer to a batch: first and last number, and all that it refused.
+type Answer = (u64, u64, Vec<u64>);
 /// An item of a node's lane in the outbox of a shard.
 type LaneItem = (ShardId, u64);
 
@@ -202,7 +204,7 @@ struct Sharing {
     /// What clients were sent and have not acknowledged.
     in_flight: BTreeMap<ClientId, BTreeSet<PacketId>>,
     /// What each target answered: first and last number, and what it refused.
-    answers: BTreeMap<(ShardId, ShardId), Vec<(u64, u64, Vec<u64>)>>,
+    answers: BTreeMap<(ShardId, ShardId), Vec<Answer>>,
     /// Whose connection each is.
     owners: BTreeMap<ConnectionId, ClientId>,
     /// The messages of all lanes that ever were.

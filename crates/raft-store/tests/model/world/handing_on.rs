@@ -82,7 +82,7 @@ impl World {
                     let items = self.waiting(source, lane);
                     items
                         .get(2)
-                        .or(items.last())
+                        .or_else(|| items.last())
                         .map_or(0, |(number, _)| *number)
                 }
                 OutboxTarget::Unplaced => continue,
