@@ -284,11 +284,11 @@ async fn one_snapshot_of_a_shard_is_received_at_a_time() {
     cluster.stop_all().await;
 }
 
-struct Told(mpsc::UnboundedSender<Response>);
+struct Told(mpsc::Sender<Response>);
 
 impl Waiter for Told {
     fn answered(self, _index: u64, response: Response) {
-        self.0.send(response).unwrap();
+        self.0.try_send(response).unwrap();
     }
 }
 
@@ -322,7 +322,7 @@ async fn a_proposer_is_answered_when_its_batch_comes_in_a_snapshot() {
     // From now on it hears nothing, but is heard.
     let applied = cluster.shard(node, SHARD).applied_index();
     cluster.nodes.get_mut(&node).unwrap().stop_serving();
-    let (told, mut answers) = mpsc::unbounded_channel();
+    let (told, mut answers) = mpsc::channel(1);
     let running = tokio::spawn(Arc::clone(&proposer).run(Arc::new(forwarder)));
     proposer.propose(&connect("new", node), Told(told));
     let sessions = |node| {

@@ -74,7 +74,7 @@ pub fn head_from_wire(head: wire::SnapshotHead) -> Result<SnapshotHead, EntryErr
 ///
 /// # Errors
 /// [`ReceptionError::Damaged`].
-pub fn rows(chunk: &wire::SnapshotChunk) -> Result<Vec<(&[u8], &[u8])>, ReceptionError> {
+pub fn rows(chunk: &wire::SnapshotChunk) -> Result<Vec<Row<'_>>, ReceptionError> {
     if xxh3_64(&chunk.rows) != chunk.checksum {
         return Err(damaged("a chunk's checksum is wrong"));
     }
@@ -88,8 +88,10 @@ pub fn rows(chunk: &wire::SnapshotChunk) -> Result<Vec<(&[u8], &[u8])>, Receptio
     Ok(rows)
 }
 
+/// A key and its value.
+pub type Row<'a> = (&'a [u8], &'a [u8]);
 /// A row, and what follows it.
-type Split<'a> = ((&'a [u8], &'a [u8]), &'a [u8]);
+type Split<'a> = (Row<'a>, &'a [u8]);
 
 fn split_row(bytes: &[u8]) -> Option<Split<'_>> {
     let (lengths, rest) = bytes.split_first_chunk::<ROW_HEADER_BYTES>()?;
