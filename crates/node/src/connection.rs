@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use codec::{Disconnect, Packet, ProtocolVersion, ReasonCode, TopicName};
+use codec::{Disconnect, Packet, ProtocolVersion, ReasonCode, Timestamp, TopicName};
 use raft_store::{Acknowledgement, Command, Ending, ShardId};
 use session::Output;
 use tokio::sync::watch;
@@ -21,7 +21,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::broker::Broker;
 use crate::client::Client;
-use crate::count;
+use crate::clock;
+use crate::count::{self, Tally};
 use crate::end::End;
 use crate::lease::LeaseState;
 use crate::life::{Destination, Life};
@@ -80,6 +81,10 @@ pub(crate) struct Connection {
     pub(crate) mail: VecDeque<Mail>,
     /// What its session says is to be done; empty between two inputs.
     pub(crate) outputs: Vec<Output>,
+    /// PUBLISHes that the metrics do not know of.
+    pub(crate) tally: Tally,
+    /// Time of the pass under way, by this node's clock.
+    pub(crate) now: Timestamp,
 }
 
 impl Connection {
@@ -112,6 +117,8 @@ impl Connection {
             last_packet: Instant::now(),
             mail: VecDeque::new(),
             outputs: Vec::new(),
+            tally: Tally::default(),
+            now: clock::timestamp(),
         }
     }
 
@@ -187,7 +194,9 @@ impl Connection {
         let keep_alive = sleep_until(self.keep_alive_deadline());
         tokio::pin!(keep_alive);
         loop {
-            if let Err(end) = waking_at_the_end(|| self.work(&mut lease)) {
+            let worked = waking_at_the_end(|| self.work(&mut lease));
+            self.tally.tell();
+            if let Err(end) = worked {
                 return end;
             }
             if self.wire.input.is_empty() {
@@ -253,6 +262,7 @@ impl Connection {
                 return Err(End::closed(ReasonCode::UseAnotherServer, "no_quorum"));
             }
         }
+        self.now = clock::timestamp();
         if self.wants_mail(self.broker.lease.is_held()) {
             self.take_mail()?;
         }

@@ -46,34 +46,58 @@ pub(crate) fn connection_rejected(listener: &Arc<str>, reason: &'static str) {
     counter!(CONNECTIONS_REJECTED_TOTAL, &labels).increment(1);
 }
 
-/// One counter per QoS, looked up once: they count every message.
-struct PerQos(OnceLock<[Counter; 3]>);
+/// What one connection has counted since it last told.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    received: [u64; 3],
+    sent: [u64; 3],
+}
 
-impl PerQos {
-    fn count(&self, name: &'static str, qos: Qos) {
-        let [at_most_once, at_least_once, exactly_once] = self.0.get_or_init(|| {
-            [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce]
-                .map(|qos| counter!(name, "qos" => label(qos)))
-        });
-        let counter = match qos {
-            Qos::AtMostOnce => at_most_once,
-            Qos::AtLeastOnce => at_least_once,
-            Qos::ExactlyOnce => exactly_once,
-        };
-        counter.increment(1);
+impl Tally {
+    /// A PUBLISH came in.
+    pub(crate) fn received(&mut self, qos: Qos) {
+        add_one(&mut self.received, qos);
+    }
+
+    /// A PUBLISH went out.
+    pub(crate) fn sent(&mut self, qos: Qos) {
+        add_one(&mut self.sent, qos);
+    }
+
+    /// Tells the metrics, and begins anew.
+    pub(crate) fn tell(&mut self) {
+        static RECEIVED: PerQos = PerQos(OnceLock::new());
+        static SENT: PerQos = PerQos(OnceLock::new());
+        RECEIVED.add(PUBLISH_RECEIVED_TOTAL, std::mem::take(&mut self.received));
+        SENT.add(PUBLISH_SENT_TOTAL, std::mem::take(&mut self.sent));
     }
 }
 
-/// A PUBLISH came in.
-pub(crate) fn publish_received(qos: Qos) {
-    static RECEIVED: PerQos = PerQos(OnceLock::new());
-    RECEIVED.count(PUBLISH_RECEIVED_TOTAL, qos);
+fn add_one(counts: &mut [u64; 3], qos: Qos) {
+    let [at_most_once, at_least_once, exactly_once] = counts;
+    let count = match qos {
+        Qos::AtMostOnce => at_most_once,
+        Qos::AtLeastOnce => at_least_once,
+        Qos::ExactlyOnce => exactly_once,
+    };
+    *count = count.saturating_add(1);
 }
 
-/// A PUBLISH went out.
-pub(crate) fn publish_sent(qos: Qos) {
-    static SENT: PerQos = PerQos(OnceLock::new());
-    SENT.count(PUBLISH_SENT_TOTAL, qos);
+/// One counter per QoS, looked up once.
+struct PerQos(OnceLock<[Counter; 3]>);
+
+impl PerQos {
+    fn add(&self, name: &'static str, counts: [u64; 3]) {
+        let counters = self.0.get_or_init(|| {
+            [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce]
+                .map(|qos| counter!(name, "qos" => label(qos)))
+        });
+        for (counter, count) in counters.iter().zip(counts) {
+            if count > 0 {
+                counter.increment(count);
+            }
+        }
+    }
 }
 
 /// An in-flight message was sent again on a new connection.

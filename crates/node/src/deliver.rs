@@ -15,6 +15,9 @@ use crate::count;
 use crate::end::End;
 use crate::session_place::SessionPlace;
 
+/// Room for a session's outputs that is kept although it is empty.
+const OUTPUTS_KEPT_MAX: usize = 32;
+
 impl Connection {
     /// The session is open: sends what was in flight, with its original ids, in its original order.
     pub(crate) fn on_resumed(
@@ -172,7 +175,7 @@ impl Connection {
         match &mut self.place {
             SessionPlace::Transient(session) if delivery.qos != Qos::AtMostOnce => {
                 let mut outputs = std::mem::take(&mut self.outputs);
-                session.apply(clock::timestamp(), Input::Deliver(delivery), &mut outputs);
+                session.apply(self.now, Input::Deliver(delivery), &mut outputs);
                 self.carry_out(outputs)
             }
             // A copy at QoS 0 leaves no trace in a session.
@@ -247,8 +250,9 @@ impl Connection {
                 | Output::Ended => {}
             }
         }
-        // Kept for the next time.
-        self.outputs = outputs;
+        if outputs.capacity() <= OUTPUTS_KEPT_MAX {
+            self.outputs = outputs;
+        }
         Ok(())
     }
 
@@ -286,7 +290,7 @@ impl Connection {
             tracing::error!(client_id = self.client.client_id.as_str(), %error, "not encoded");
             return;
         }
-        count::publish_sent(header.qos);
+        self.tally.sent(header.qos);
     }
 
     /// Larger than the client accepts: discarded as if it had been delivered [MQTT-3.1.2-25].
@@ -339,7 +343,7 @@ impl Connection {
             }
             SessionPlace::Transient(session) => {
                 let mut outputs = std::mem::take(&mut self.outputs);
-                session.apply(clock::timestamp(), input(acknowledgement), &mut outputs);
+                session.apply(self.now, input(acknowledgement), &mut outputs);
                 self.carry_out(outputs)
             }
         }

@@ -8,6 +8,9 @@ use crate::end::End;
 use crate::mailbox::Mail;
 use crate::member::return_mail;
 
+/// Room for mail that is kept although it is empty.
+const MAIL_KEPT_MAX: usize = 64;
+
 impl Connection {
     /// Carries out everything that waits in the mailbox.
     pub(crate) fn take_mail(&mut self) -> Result<(), End> {
@@ -30,7 +33,9 @@ impl Connection {
                 return_mail(&self.life, piece);
             }
         }
-        self.mail = mail;
+        if mail.capacity() <= MAIL_KEPT_MAX {
+            self.mail = mail;
+        }
         result
     }
 

@@ -27,7 +27,7 @@ impl Connection {
     /// shared subscription. Its acknowledgement follows when all have answered, in
     /// `acknowledge_publishes`.
     pub(crate) fn on_publish(&mut self, publish: Publish) -> Result<(), End> {
-        count::publish_received(publish.qos);
+        self.tally.received(publish.qos);
         let topic = self.topic_of(&publish)?;
         self.check_topic(&topic)?;
         if publish.retain && !self.broker.config.mqtt.retain_available {

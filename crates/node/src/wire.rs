@@ -19,8 +19,6 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Bytes that one call takes from a socket at most.
 const READ_BYTES_MAX: usize = 64 * 1024;
-/// An emptied buffer that held more than this is given back.
-const KEPT_BYTES_MAX: usize = 2 * 1024;
 
 thread_local! {
     /// Where sockets are read into: one per thread, so that a connection that is silent has no
@@ -46,10 +44,11 @@ pub(crate) async fn read(reader: &mut OwnedReadHalf, input: &mut BytesMut) -> io
     .await
 }
 
-/// Writes what waits and gives back the buffer of a burst. Cancel-safe.
+/// Writes what waits. An emptied buffer is given back: it may be large, and nothing may follow for
+/// long. Cancel-safe.
 pub(crate) async fn write(writer: &mut OwnedWriteHalf, output: &mut BytesMut) -> io::Result<usize> {
     let written = writer.write_buf(output).await?;
-    if output.is_empty() && written > KEPT_BYTES_MAX {
+    if output.is_empty() {
         *output = BytesMut::new();
     }
     Ok(written)
