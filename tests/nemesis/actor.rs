@@ -63,6 +63,8 @@ pub(crate) struct Actor {
     messages: u64,
     /// Clean Start was sent and not answered: it is sent until it is.
     starting_clean: bool,
+    /// This connection is only to clear the session.
+    only_clears: bool,
     /// When it was last connected.
     connected_at: Instant,
     idle: Arc<AtomicBool>,
@@ -105,6 +107,7 @@ impl Actor {
             connections: 0,
             messages: 0,
             starting_clean: false,
+            only_clears: false,
             connected_at: Instant::now(),
             idle,
         }
@@ -189,6 +192,7 @@ impl Actor {
         let end = match timeout(CONNACK_WITHIN, wire.recv()).await {
             Ok(Ok(packet)) => match &*packet {
                 Packet::Connack(connack) if connack.reason_code == ReasonCode::Success => {
+                    self.only_clears = self.starting_clean && self.is_transient_for_once();
                     self.starting_clean = false;
                     return Some((wire, (**connack).clone()));
                 }
@@ -202,6 +206,13 @@ impl Actor {
         // A session that it finds next time might be one that this CONNECT began.
         self.starting_clean |= self.may_have_expired();
         None
+    }
+
+    /// Before 5.0 a session that starts clean ends with its connection.
+    fn is_transient_for_once(&self) -> bool {
+        self.profile.version != ProtocolVersion::V5
+            && self.profile.keep == Keep::Persistent
+            && !self.world.features.changes_kind
     }
 
     fn may_have_expired(&self) -> bool {
@@ -289,6 +300,9 @@ impl Actor {
         let mut pings_at = Instant::now() + PING_EVERY;
         let mut pinged_at: Option<Instant> = None;
         let mut acknowledges_at = Instant::now();
+        if self.only_clears {
+            return Leave::Disconnect;
+        }
         loop {
             let is_idle = self.half.is_idle() && self.fixed_missing().is_none();
             self.idle.store(is_idle, Ordering::Relaxed);

@@ -13,6 +13,9 @@ pub(crate) struct Features {
     pub(crate) expiry: bool,
     /// Cuts between nodes.
     pub(crate) cuts: bool,
+    /// 3.1.1 clients that publish with a session that ends with the connection, then with one that
+    /// does not, under one client id. Without it they clear their session and leave at once.
+    pub(crate) changes_kind: bool,
 }
 
 /// What the broker can do today.
@@ -22,4 +25,6 @@ pub(crate) const FEATURES: Features = Features {
     shared: true,
     expiry: true,
     cuts: true,
+    // A message of the old kind, under way by another road, may arrive after one of the new kind.
+    changes_kind: false,
 };

@@ -119,7 +119,7 @@ pub(crate) fn profiles(topics: &Topics, round: u32, features: Features) -> Vec<P
         all.push(anchor(base("anchor"), topics, index));
         all.push(Profile {
             publishes: Publishes::News,
-            pace: Duration::from_millis(150),
+            pace: Duration::from_millis(110),
             has_will: features.wills,
             ..base("publisher")
         });
@@ -230,7 +230,7 @@ impl Profile {
             browses: false,
             starts_clean: false,
             has_will: false,
-            pace: Duration::from_millis(250),
+            pace: Duration::from_millis(200),
             stays: Duration::from_secs(8),
             away: Duration::from_secs(3),
         }
