@@ -16,25 +16,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use openraft::EntryPayload;
-use session::StoredMessage;
 use tokio::sync::{OwnedMutexGuard, watch};
 
 use crate::batch::ProposerId;
 use crate::clock::ShardClock;
 use crate::command::Answers;
 use crate::db::{Changes, StateDb};
-use crate::encoding::{body_key, decode_body};
 use crate::entry::{AppliedState, Proposal, Slot};
 use crate::error::StoreError;
 use crate::ids::ShardId;
 use crate::log_store::LogStore;
-use crate::machine::{Applied, BodyLookup, Machine};
+use crate::machine::{Applied, Machine};
 use crate::retention::Sending;
 use crate::snapshot::{ReceivedTables, count_event};
 use crate::type_config::{Entry, LogId, StoredMembership};
 
+mod content;
 mod start;
 
 pub(crate) use start::load_machine;
@@ -204,44 +202,6 @@ impl Replica {
 
     pub(crate) fn with_machine<R>(&self, read: impl FnOnce(&Machine) -> R) -> R {
         read(&self.state().machine)
-    }
-
-    /// The content of a body, from memory or from the tables. `None`: it is gone, or the disk failed.
-    pub(crate) fn message(&self, id: u64) -> Option<Arc<StoredMessage>> {
-        // What is deleted from the tables is gone from the machine before; and an installed snapshot
-        // changes the slot. So a second look is enough.
-        for _ in 0..2 {
-            let slot = {
-                let state = self.state();
-                match state.machine.body(id) {
-                    BodyLookup::Here(stored) => return Some(stored),
-                    BodyLookup::Gone => return None,
-                    BodyLookup::Stored => state.slot,
-                }
-            };
-            match self.stored_message(slot, id) {
-                Ok(Some(stored)) => return Some(Arc::new(stored)),
-                Ok(None) => {}
-                Err(error) => {
-                    self.fail(error.to_string());
-                    return None;
-                }
-            }
-        }
-        self.fail(format!("the content of message {id} is missing"));
-        None
-    }
-
-    fn stored_message(&self, slot: Slot, id: u64) -> Result<Option<StoredMessage>, StoreError> {
-        let Some(bytes) = self.db.get(self.shard, slot, &body_key(id))? else {
-            return Ok(None);
-        };
-        let stored = decode_body(id, Bytes::from(bytes)).map_err(|error| StoreError::State {
-            path: self.db.path().to_owned(),
-            shard: self.shard,
-            reason: error.to_string(),
-        });
-        stored.map(Some)
     }
 
     pub(crate) fn shard(&self) -> ShardId {
