@@ -24,9 +24,10 @@ triple="$(rustc -vV | sed -n 's/^host: //p')"
 build_dir="$HOLDFAST_CACHE/fuzz/target"
 
 # RocksDB is taken from the ordinary build: compiling it once more takes 20 minutes.
+built_rocksdb() { compgen -G "$CARGO_TARGET_DIR/release/build/librocksdb-sys-*/out/librocksdb.a"; }
 use_built_rocksdb() {
-    scripts/cargo.sh build --release --locked --quiet -p rocksdb
-    ROCKSDB_LIB_DIR="$(dirname "$(ls -t "$CARGO_TARGET_DIR"/release/build/librocksdb-sys-*/out/librocksdb.a | head -n 1)")"
+    built_rocksdb >/dev/null || scripts/cargo.sh build --release --locked -p rocksdb
+    ROCKSDB_LIB_DIR="$(dirname "$(built_rocksdb | xargs ls -t | head -n 1)")"
     export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1
 }
 
@@ -73,9 +74,14 @@ fuzz() {
         pack "$packed" "$work/merged"
         return
     fi
+    # Short inputs run fast and say as much; only a log of entries needs room.
+    local bytes_max=1024
+    if [ "$target" = machine ]; then
+        bytes_max=4096
+    fi
     echo "fuzz: $target for $seconds s; findings go to $work/findings"
     # Of libFuzzer's report: no line for each new input, no proposed dictionary.
-    "$program" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=4096 \
+    "$program" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len="$bytes_max" \
         -print_final_stats=1 -artifact_prefix="$work/findings/" "$work/corpus" 2>&1 |
         tee "$work/log" | awk '/^#####/ { hidden = /Recommended/; next }
             !hidden && !/^(#[0-9]+\t(NEW|REDUCE|RELOAD)|\tNEW_FUNC|INFO:|WARNING:|Loaded )/ { print; fflush() }'

@@ -6,26 +6,27 @@
 //!
 //! | upper half | event | lower half |
 //! |---|---|---|
-//! | 0 | a message of somebody else | QoS, RETAIN, length |
+//! | 0 | a message of somebody else | QoS, expiry, length |
 //! | 2 | the connection is lost; without one, a CONNECT | which CONNECT; 15: it takes over |
 //! | 9 | time passes | twice as long with each |
-//! | B | the session is stored and loaded | |
-//! | D | the client acknowledges what is in flight; 0: the session ends | which |
+//! | B | below 4 the session is stored and loaded, else the client subscribes | 3: packet ids have come full circle; filter and QoS |
+//! | D | 0: the session ends; below 8 the client acknowledges what is in flight, below 12 it publishes at QoS 2, else it sends PUBREL | which |
 //!
 //! The oracle knows the rules of the standard and the contract of the crate, not the code.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use codec::{
     Connect, Decoder, Limits, Message, MessageProperties, Packet, PacketId, ProtocolVersion,
-    Publish, PublishHeader, Qos, ReasonCode, Timestamp, TopicForm, TopicName, encode_publish,
+    Publish, PublishHeader, Qos, ReasonCode, SubscriptionIdentifier, SubscriptionOptions,
+    Timestamp, TopicFilter, TopicForm, TopicName, encode_publish,
 };
 use session::{
-    Delivery, Input, Output, QueueOverflow, Resend, Session, SessionLimits, StoredMessage,
-    Subscription, effective_qos,
+    Body, Delivery, DropCause, Input, Output, QueueOverflow, Resend, Session, SessionLimits,
+    StoredMessage, Subscription, effective_qos,
 };
 
 /// Panics if something is wrong.
@@ -61,7 +62,8 @@ struct Broker {
     now: Timestamp,
     connection: Option<Connection>,
     oracle: Oracle,
-    bodies: u64,
+    /// What the owner of the session stores.
+    bodies: Vec<Arc<StoredMessage>>,
 }
 
 impl Broker {
@@ -83,7 +85,7 @@ impl Broker {
             now: Timestamp::ZERO,
             connection: None,
             oracle: Oracle::default(),
-            bodies: 0,
+            bodies: Vec::new(),
         }
     }
 
@@ -96,13 +98,38 @@ impl Broker {
                 self.now = self.now.plus(Duration::from_millis(1 << (2 * detail)));
                 self.apply(Input::Deadline);
             }
-            11 => {
-                let loaded = Session::from_parts(self.session.parts());
-                assert_eq!(loaded.as_ref(), Ok(&self.session));
-                self.session = loaded.expect("it was compared");
+            11 if detail < 4 => {
+                // That it is the same, but for bodies in memory, is one of its own invariants.
+                let mut parts = self.session.parts();
+                if detail == 3 {
+                    parts.meta.last_packet_id = Some(PacketId::MAX);
+                }
+                let loaded = Session::from_parts(parts.clone()).expect("it was stored");
+                assert_eq!(loaded.parts(), parts);
+                self.session = loaded;
             }
-            _ if detail == 0 => self.apply(Input::End),
-            _ => self.acknowledge(usize::from(detail)),
+            11 if self.connection.is_none() => {}
+            11 => {
+                let (filter, subscription) = quick_subscription(usize::from(detail) - 4);
+                self.apply(Input::Subscribe {
+                    filter,
+                    subscription,
+                });
+            }
+            _ => self.client_event(detail),
+        }
+    }
+
+    fn client_event(&mut self, detail: u8) {
+        let packet_id = |id| PacketId::new(u16::from(id)).expect("not 0");
+        match detail {
+            0 => self.apply(Input::End),
+            _ if self.connection.is_none() => {}
+            1..8 => self.acknowledge(usize::from(detail)),
+            8..12 => self.publish(quick_publish(packet_id(detail - 7))),
+            _ => self.apply(Input::Pubrel {
+                packet_id: packet_id(detail - 11),
+            }),
         }
     }
 
@@ -229,32 +256,67 @@ impl Broker {
         }
     }
 
-    /// Every subscription that says `#` or the topic itself matches.
+    /// Every subscription to `#` or to the topic itself matches; this client is always the member
+    /// that a shared one chooses.
     fn deliver(&mut self, message: &Message) {
-        let subscriptions = self.session.subscriptions();
-        let matching: Vec<_> = subscriptions
-            .filter(|(filter, _)| [message.topic.as_str(), "#"].contains(&filter.as_str()))
-            .map(|(_, subscription)| subscription.clone())
-            .collect();
-        let Some(granted) = matching.iter().map(|one| one.options.qos).max() else {
-            return;
-        };
-        self.bodies += 1;
+        let mut granted = None;
+        let mut identifiers = Vec::new();
+        let mut shared = Vec::new();
+        for (filter, subscription) in self.session.subscriptions() {
+            let share = filter.share();
+            let plain = share.as_ref().map_or(filter, |(_, filter)| filter);
+            if ![message.topic.as_str(), "#"].contains(&plain.as_str()) {
+                continue;
+            }
+            let qos = subscription.options.qos;
+            let identifier = subscription.identifier;
+            if share.is_some() {
+                shared.push((filter.clone(), qos, identifier));
+            } else {
+                granted = granted.max(Some(qos));
+                identifiers.extend(identifier);
+            }
+        }
+        if let Some(granted) = granted {
+            self.deliver_copy(message, granted, identifiers, None);
+        }
+        for (filter, granted, identifier) in shared {
+            let identifiers = identifier.into_iter().collect();
+            self.deliver_copy(message, granted, identifiers, Some(Arc::new(filter)));
+        }
+    }
+
+    fn deliver_copy(
+        &mut self,
+        message: &Message,
+        granted: Qos,
+        identifiers: Vec<SubscriptionIdentifier>,
+        share: Option<Arc<TopicFilter>>,
+    ) {
+        let interval = message.properties.message_expiry_interval;
+        let after = |seconds| self.now.plus(Duration::from_secs(u64::from(seconds)));
         let body = Arc::new(StoredMessage {
-            id: self.bodies,
+            id: self.bodies.len() as u64,
             message: message.clone(),
+            expires_at: interval.map(after),
+            retained_version: None,
         });
+        self.bodies.push(Arc::clone(&body));
         self.apply(Input::Deliver(Delivery {
-            body,
+            body: match body.id % 2 {
+                0 => Body::Here(body),
+                _ => Body::Stored(body.reference()),
+            },
             qos: effective_qos(message.qos, granted),
             retain: message.retain,
-            identifiers: matching.iter().filter_map(|one| one.identifier).collect(),
+            identifiers,
+            share,
         }));
     }
 
     /// The client answers one of the messages in flight as it should.
     fn acknowledge(&mut self, which: usize) {
-        if self.connection.is_none() || self.oracle.in_flight.is_empty() {
+        if self.oracle.in_flight.is_empty() {
             return;
         }
         let which = (which - 1) % self.oracle.in_flight.len();
@@ -267,7 +329,7 @@ impl Broker {
                 packet_id,
                 reason_code,
             },
-            Owed::Pubcomp => Input::Pubcomp { packet_id },
+            Owed::Pubcomp(_) => Input::Pubcomp { packet_id },
         });
     }
 
@@ -275,7 +337,7 @@ impl Broker {
         let mut out = Vec::new();
         self.session.apply(self.now, input.clone(), &mut out);
         for output in &out {
-            self.oracle.check(&input, output);
+            self.oracle.check(self.now, &input, output);
             match output {
                 Output::Send {
                     packet_id,
@@ -301,22 +363,27 @@ impl Broker {
     /// What is sent can be written in the version of the connection, and read by the client.
     fn write(&self, packet_id: Option<PacketId>, delivery: &Delivery) {
         let version = self.connection.as_ref().expect("only then is sent").version;
+        let stored = &self.bodies[delivery.body.id() as usize];
         let header = PublishHeader {
             qos: delivery.qos,
             retain: delivery.retain,
             packet_id,
             topic_form: TopicForm::Name,
+            waited_s: stored.waited_s(self.now),
             subscription_identifiers: &delivery.identifiers,
-            ..PublishHeader::default()
+            dup: false,
         };
         let mut bytes = BytesMut::new();
-        let written = encode_publish(&header, &delivery.body.message, version, &mut bytes);
+        let written = encode_publish(&header, &stored.message, version, &mut bytes);
         assert_eq!(written, Ok(()));
         let mut decoder = Decoder::from_server(version, Limits::default());
         let Ok(Some(Packet::Publish(publish))) = decoder.decode(&mut bytes) else {
             panic!("the client cannot read {delivery:?}");
         };
         assert_eq!((publish.packet_id, publish.qos), (packet_id, delivery.qos));
+        let left = publish.properties.message_expiry_interval;
+        let seconds = stored.message.properties.message_expiry_interval;
+        assert!(left.is_none_or(|left| left > 0 && Some(left) <= seconds));
     }
 }
 
@@ -331,9 +398,37 @@ fn other_message(detail: u8) -> Message {
         topic: TopicName::try_from("t").expect("legal"),
         payload: Bytes::from(vec![b'x'; usize::from(detail >> 3) * 50]),
         qos: qos[usize::from(detail & 3)],
-        retain: detail & 4 != 0,
-        properties: MessageProperties::default(),
+        retain: false,
+        properties: MessageProperties {
+            message_expiry_interval: (detail & 4 != 0).then_some(2),
+            ..MessageProperties::default()
+        },
     }
+}
+
+fn quick_publish(packet_id: PacketId) -> Publish {
+    Publish {
+        dup: false,
+        qos: Qos::ExactlyOnce,
+        retain: false,
+        packet_id: Some(packet_id),
+        topic: TopicName::try_from("t").ok(),
+        topic_alias: None,
+        payload: Bytes::new(),
+        properties: MessageProperties::default(),
+        subscription_identifiers: Vec::new(),
+    }
+}
+
+fn quick_subscription(detail: usize) -> (TopicFilter, Subscription) {
+    use Qos::{AtLeastOnce, AtMostOnce, ExactlyOnce};
+    let filter = ["t", "#", "$share/g/t"][detail % 3];
+    let qos = [ExactlyOnce, AtLeastOnce, ExactlyOnce, AtMostOnce][detail / 3];
+    let subscription = Subscription {
+        options: SubscriptionOptions::new(qos),
+        identifier: SubscriptionIdentifier::new(detail as u32),
+    };
+    (TopicFilter::try_from(filter).expect("legal"), subscription)
 }
 
 fn quick_connect(detail: u8) -> Connect {
@@ -356,7 +451,8 @@ fn quick_connect(detail: u8) -> Connect {
 enum Owed {
     Puback,
     Pubrec,
-    Pubcomp,
+    /// With its place in the order of PUBRECs.
+    Pubcomp(u64),
 }
 
 /// A message in flight.
@@ -373,8 +469,10 @@ struct Oracle {
     window: Option<usize>,
     limits: SessionLimits,
     in_flight: BTreeMap<u64, Flight>,
-    queued: VecDeque<u64>,
+    /// What waits, with its deadline.
+    queued: BTreeMap<u64, Option<Timestamp>>,
     last_sent: u64,
+    last_pubrec: u64,
     /// Body → references.
     bodies: BTreeMap<u64, u64>,
     awaiting_pubrel: BTreeSet<PacketId>,
@@ -388,13 +486,16 @@ impl Oracle {
         self.limits = *limits;
     }
 
-    fn check(&mut self, input: &Input, output: &Output) {
+    fn check(&mut self, now: Timestamp, input: &Input, output: &Output) {
         match output {
             Output::Send {
                 position: Some(position),
                 packet_id: Some(packet_id),
                 delivery,
-            } => self.sent(*position, *packet_id, delivery),
+            } => {
+                assert!(!delivery.body.is_expired(now), "sent too late");
+                self.sent(*position, *packet_id, delivery);
+            }
             Output::Send {
                 position,
                 packet_id,
@@ -406,42 +507,29 @@ impl Oracle {
             }
             Output::SendPubrel {
                 position,
+                pubrec_position,
                 packet_id,
                 ..
-            } => match position.and_then(|position| self.in_flight.get_mut(&position)) {
-                Some(flight) => {
-                    assert!(flight.packet_id == *packet_id && flight.owed != Owed::Puback);
-                    flight.owed = Owed::Pubcomp;
-                }
-                None => {
-                    assert_eq!(*position, None);
-                    assert!(
-                        self.in_flight
-                            .values()
-                            .all(|one| one.packet_id != *packet_id)
-                    );
-                }
-            },
+            } => self.received_pubrec(*position, *pubrec_position, *packet_id),
             Output::Queued { position } => {
                 let Input::Deliver(delivery) = input else {
                     panic!("{input:?} queues something");
                 };
-                *self.bodies.entry(delivery.body.id).or_default() += 1;
-                assert!(self.queued.back().is_none_or(|last| position > last));
-                self.queued.push_back(*position);
+                assert!(!delivery.body.is_expired(now), "queued too late");
+                *self.bodies.entry(delivery.body.id()).or_default() += 1;
+                let last = self.queued.last_key_value();
+                assert!(last.is_none_or(|(last, _)| position > last));
+                self.queued.insert(*position, delivery.body.expires_at());
             }
-            Output::Completed { position } => {
-                if self.in_flight.remove(position).is_none() {
-                    let first = self.queued.pop_front();
-                    assert_eq!(first, Some(*position), "the queue loses its oldest first");
+            Output::Completed { position } => self.completed(now, *position),
+            Output::Released { body } => self.released(*body),
+            Output::Reassign { position, delivery } => {
+                assert!(delivery.share.is_some());
+                match self.in_flight.remove(position) {
+                    Some(flight) => assert!(flight.owed == Owed::Puback, "QoS 2 was sent"),
+                    None => assert!(self.queued.remove(position).is_some()),
                 }
-            }
-            Output::Released { body } => {
-                let count = self.bodies.get_mut(body).expect("it was referred to");
-                *count -= 1;
-                if *count == 0 {
-                    self.bodies.remove(body);
-                }
+                self.released(delivery.body.id());
             }
             Output::Rejected => assert_eq!(self.limits.queue_overflow, QueueOverflow::Reject),
             Output::DisconnectQueueFull => {
@@ -456,10 +544,51 @@ impl Oracle {
                 assert_eq!(was_known, *reason_code == ReasonCode::Success);
             }
             Output::Ended => self.ended(),
-            Output::Dropped { .. }
-            | Output::ReceiveMaximumExceeded
+            Output::Dropped { cause } => assert_ne!(*cause, DropCause::NoMember, "the owner's"),
+            Output::ReceiveMaximumExceeded
             | Output::Subscribed { .. }
             | Output::Unsubscribed { .. } => {}
+        }
+    }
+
+    fn received_pubrec(&mut self, position: Option<u64>, place: Option<u64>, packet_id: PacketId) {
+        let Some(flight) = position.and_then(|position| self.in_flight.get_mut(&position)) else {
+            assert_eq!((position, place), (None, None));
+            let is_known = self
+                .in_flight
+                .values()
+                .any(|one| one.packet_id == packet_id);
+            return assert!(!is_known, "{packet_id:?} is in flight");
+        };
+        assert_eq!(flight.packet_id, packet_id);
+        let place = place.expect("it is in flight");
+        match flight.owed {
+            Owed::Puback => panic!("a PUBREL for a QoS 1 message"),
+            Owed::Pubrec => {
+                assert!(place > self.last_pubrec);
+                self.last_pubrec = place;
+                flight.owed = Owed::Pubcomp(place);
+            }
+            Owed::Pubcomp(first) => assert_eq!(place, first),
+        }
+    }
+
+    /// Of what waits, only the oldest is given up, unless the time of others is up.
+    fn completed(&mut self, now: Timestamp, position: u64) {
+        if self.in_flight.remove(&position).is_some() {
+            return;
+        }
+        let is_first = self.queued.keys().next() == Some(&position);
+        let expires_at = self.queued.remove(&position).expect("it was on its way");
+        let is_expired = expires_at.is_some_and(|expires_at| expires_at <= now);
+        assert!(is_first || is_expired, "{position} is not the oldest");
+    }
+
+    fn released(&mut self, body: u64) {
+        let count = self.bodies.get_mut(&body).expect("it was referred to");
+        *count -= 1;
+        if *count == 0 {
+            self.bodies.remove(&body);
         }
     }
 
@@ -468,9 +597,9 @@ impl Oracle {
         assert!(self.in_flight.len() < window, "the window is exceeded");
         assert!(position > self.last_sent, "out of order, or twice");
         self.last_sent = position;
-        match self.queued.pop_front() {
-            Some(first) => assert_eq!(first, position, "what waited longest goes first"),
-            None => *self.bodies.entry(delivery.body.id).or_default() += 1,
+        match self.queued.pop_first() {
+            Some((first, _)) => assert_eq!(first, position, "what waited longest goes first"),
+            None => *self.bodies.entry(delivery.body.id()).or_default() += 1,
         }
         let owed = match delivery.qos {
             Qos::AtMostOnce => panic!("QoS 0 has no packet id"),
@@ -517,9 +646,9 @@ impl Oracle {
         );
     }
 
-    /// First the PUBRELs, then the PUBLISHes in their order: everything that is in flight, once.
+    /// First the PUBRELs, then the PUBLISHes, each in their order: everything that is in flight, once.
     fn check_resend(&self, resend: &[Resend]) {
-        let mut last_publish = 0;
+        let (mut last_publish, mut last_pubrec) = (0, 0);
         for one in resend {
             match one {
                 Resend::Publish {
@@ -533,19 +662,27 @@ impl Oracle {
                         packet_id: id,
                         owed,
                     } = self.in_flight[position];
-                    assert!(id == *packet_id && owed != Owed::Pubcomp);
-                    assert_eq!(delivery.qos == Qos::AtLeastOnce, owed == Owed::Puback);
+                    assert_eq!(id, *packet_id);
+                    match owed {
+                        Owed::Puback => assert_eq!(delivery.qos, Qos::AtLeastOnce),
+                        Owed::Pubrec => assert_eq!(delivery.qos, Qos::ExactlyOnce),
+                        Owed::Pubcomp(_) => panic!("a PUBLISH after its PUBREC"),
+                    }
                 }
                 Resend::Pubrel {
                     position,
+                    pubrec_position,
                     packet_id,
                 } => {
                     assert_eq!(last_publish, 0, "a PUBREL after a PUBLISH");
+                    assert!(*pubrec_position > last_pubrec);
+                    last_pubrec = *pubrec_position;
                     let Flight {
                         packet_id: id,
                         owed,
                     } = self.in_flight[position];
-                    assert!(id == *packet_id && owed == Owed::Pubcomp);
+                    assert_eq!(id, *packet_id);
+                    assert!(owed == Owed::Pubcomp(*pubrec_position));
                 }
             }
         }

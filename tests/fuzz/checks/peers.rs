@@ -3,6 +3,8 @@
 //!
 //! Input: which message (1 byte), its bytes.
 
+use std::fmt::Debug;
+
 use bytes::Bytes;
 use codec::{ClientId, TopicFilter};
 use prost::Message;
@@ -32,21 +34,25 @@ pub(crate) fn check(input: &[u8]) {
         1 => drop(again::<raft::VoteRequest>(bytes).map(vote_request_from_wire)),
         2 => drop(again::<raft::AppendResponse>(bytes).map(append_result)),
         3 => drop(again::<raft::TransferLeaderResponse>(bytes).map(transfer_answer)),
-        4 => drop(again::<raft::TransferLeaderRequest>(bytes)),
+        4 => same::<raft::TransferLeaderRequest>(bytes),
         5 => proposal(bytes),
         6 => answers(bytes),
-        7 => drop(again::<HeartbeatRequest>(bytes)),
-        8 => drop(again::<HeartbeatReply>(bytes)),
-        9 => drop(again::<AwaitSeenRequest>(bytes)),
-        10 => drop(again::<AwaitSeenReply>(bytes)),
-        11 => drop(again::<AnnouncedRequest>(bytes)),
+        7 => same::<HeartbeatRequest>(bytes),
+        8 => same::<HeartbeatReply>(bytes),
+        9 => same::<AwaitSeenRequest>(bytes),
+        10 => same::<AwaitSeenReply>(bytes),
+        11 => same::<AnnouncedRequest>(bytes),
         12 => announced(bytes),
         _ => live(bytes),
     }
 }
 
+fn same<M: Message + Default + PartialEq + Debug>(bytes: Bytes) {
+    again::<M>(bytes);
+}
+
 /// The message, if the bytes are one; then it comes back as it was.
-fn again<M: Message + Default + PartialEq>(bytes: Bytes) -> Option<M> {
+fn again<M: Message + Default + PartialEq + Debug>(bytes: Bytes) -> Option<M> {
     let message = M::decode(bytes).ok()?;
     let encoded = message.encode_to_vec();
     assert_eq!(encoded.len(), message.encoded_len());
@@ -90,7 +96,7 @@ fn announced(bytes: Bytes) {
 }
 
 fn live(bytes: Bytes) {
-    drop(again::<LiveAck>(bytes.clone()));
+    same::<LiveAck>(bytes.clone());
     let Some(FrameKind::Item(item)) = again::<LiveFrame>(bytes).and_then(|frame| frame.kind) else {
         return;
     };
@@ -108,6 +114,11 @@ fn live(bytes: Bytes) {
             }
         }
         Some(ItemKind::Fence(fence)) => drop(ClientId::new(&fence.client_id)),
-        None => {}
+        Some(ItemKind::Shared(shared)) => {
+            drop(ClientId::new(&shared.client_id));
+            drop(TopicFilter::try_from(shared.filter.as_str()));
+            drop(decode_message(shared.message));
+        }
+        Some(ItemKind::SharedOutcome(_)) | None => {}
     }
 }
