@@ -386,11 +386,9 @@ fn a_key_has_neither_too_few_nor_too_many_bytes() {
         let bytes = encode_key(&key);
         for length in 0..bytes.len() {
             // A filter or topic ends where its key ends, so it may be cut.
-            let cut_text = match key {
-                StateKey::Subscription(..) => length > 3,
-                StateKey::Retained(_) => length > 1,
-                _ => false,
-            };
+            let is_cut_filter = matches!(key, StateKey::Subscription(..)) && length > 3;
+            let is_cut_topic = matches!(key, StateKey::Retained(_)) && length > 1;
+            let cut_text = is_cut_filter || is_cut_topic;
             assert!(cut_text || decode_key(&bytes[..length]).is_err(), "{key:?}");
         }
         let longer = [&bytes[..], b"#"].concat();

@@ -114,6 +114,10 @@ impl Machine {
 
     /// A message that this shard accepted: to its own sessions at once, to everyone else through the
     /// outbox.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one for each field of the command"
+    )]
     pub(super) fn hand_on(
         &mut self,
         publisher: &ClientId,
@@ -146,6 +150,10 @@ impl Machine {
     }
 
     /// To one member of a shared subscription, where the publishing node found one.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one for each field of the command"
+    )]
     fn hand_on_shared(
         &mut self,
         publisher: &ClientId,
@@ -248,6 +256,10 @@ impl Machine {
     }
 
     /// Items of another shard's outbox: each is taken once, in order, or refused once.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one for each field of the command"
+    )]
     pub(super) fn take_outbox(
         &mut self,
         source: ShardId,

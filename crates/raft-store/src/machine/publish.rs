@@ -32,6 +32,10 @@ pub(super) enum Offered {
 
 impl Machine {
     /// A message from another shard's or this shard's client: into every matching session here.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one for each field of the command"
+    )]
     pub(super) fn publish(
         &mut self,
         client_id: &ClientId,
@@ -54,6 +58,10 @@ impl Machine {
 
     /// One copy for each session of this shard that takes the message on the durable plane. Without
     /// one it gets no body.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one for each field of the command"
+    )]
     pub(super) fn deliver_message(
         &mut self,
         publisher: &ClientId,

@@ -287,6 +287,10 @@ impl Machine {
 
     /// Retained messages for a new subscription [MQTT-3.3.1-9]: sent with RETAIN 1, each once, and
     /// only if the session got nothing newer on the topic meanwhile.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one for each field of the command"
+    )]
     pub(super) fn deliver_retained(
         &mut self,
         client_id: &ClientId,

@@ -34,6 +34,7 @@ impl Change {
 
 impl Machine {
     /// What a subscription stands for while `holder` is connected.
+    #[expect(clippy::too_many_arguments, reason = "what a route consists of")]
     pub(super) fn route_subscription(
         &self,
         change: Change,
@@ -80,6 +81,7 @@ impl Machine {
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "what a route consists of")]
 fn route_connected(
     change: Change,
     shard: ShardId,

@@ -180,6 +180,10 @@ impl Machine {
     }
 
     /// The connection is closed, and everything that it sent has been answered.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one for each field of the command"
+    )]
     pub(super) fn disconnect(
         &mut self,
         client_id: &ClientId,

@@ -128,6 +128,10 @@ fn start(count: usize, turn: u64) -> usize {
 
 impl Machine {
     /// A message for one member here; the publisher's node waits for the answer.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one for each field of the command"
+    )]
     pub(super) fn publish_shared(
         &mut self,
         client_id: &ClientId,

@@ -11,6 +11,10 @@ use crate::ids::{Epoch, Holder};
 use crate::state::StateKey;
 
 impl Machine {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one for each field of the command"
+    )]
     pub(super) fn subscribe(
         &mut self,
         client_id: &ClientId,
@@ -100,6 +104,7 @@ impl Machine {
     }
 
     /// `holder`: `None` where the node's entries are gone already.
+    #[expect(clippy::too_many_arguments, reason = "what a route consists of")]
     pub(super) fn forget_subscription(
         &mut self,
         client_id: &ClientId,
