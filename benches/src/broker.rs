@@ -5,15 +5,61 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::error::LoadError;
+use crate::process;
 use crate::scrape;
 
 /// How long a broker may take to be ready.
 const READY_MAX: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
+
+/// The processes of all brokers that run.
+static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+/// Ends all brokers of this process when it is asked to end (SIGTERM, SIGINT), and then the process.
+///
+/// # Errors
+/// Signals cannot be received.
+pub fn end_with_this_process() -> Result<(), LoadError> {
+    let runtime = Builder::new_current_thread().enable_io().build();
+    let runtime = runtime.map_err(LoadError::io("start the runtime"))?;
+    let doing = "wait for signals";
+    let (mut terminate, mut interrupt) = {
+        let _entered = runtime.enter();
+        (
+            signal(SignalKind::terminate()).map_err(LoadError::io(doing))?,
+            signal(SignalKind::interrupt()).map_err(LoadError::io(doing))?,
+        )
+    };
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            });
+            for pid in running().iter() {
+                // It may have ended by itself.
+                let _killed = process::kill(*pid);
+            }
+            std::process::exit(1);
+        })
+        .map_err(LoadError::io(doing))?;
+    Ok(())
+}
+
+fn running() -> MutexGuard<'static, Vec<u32>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Running brokers that form one service. They are killed when this is dropped.
 #[derive(Debug)]
@@ -149,6 +195,7 @@ impl BrokerNode {
 impl Drop for Brokers {
     fn drop(&mut self) {
         for node in &mut self.nodes {
+            running().retain(|pid| *pid != node.child.id());
             // It may be dead already: one of the runs kills.
             let _killed = node.child.kill();
             let _reaped = node.child.wait();
@@ -223,12 +270,10 @@ fn spawn(command: &mut Command, log: &Path) -> Result<Child, LoadError> {
     let same = file
         .try_clone()
         .map_err(LoadError::io(log.to_string_lossy()))?;
-    command
-        .stdin(Stdio::null())
-        .stdout(file)
-        .stderr(same)
-        .spawn()
-        .map_err(failed)
+    command.stdin(Stdio::null()).stdout(file).stderr(same);
+    let child = command.spawn().map_err(failed)?;
+    running().push(child.id());
+    Ok(child)
 }
 
 fn create_empty(dir: &Path) -> Result<(), LoadError> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use benches::broker::end_with_this_process;
 use benches::error::LoadError;
 use benches::suite::{Part, Suite, SuitePlan};
 use benches::table::{Grade, markdown};
@@ -21,7 +22,7 @@ struct Arguments {
     /// For configuration, data and logs of the brokers; what is in it is removed.
     #[arg(long)]
     dir: PathBuf,
-    /// Five rounds of ten seconds (about 15 minutes) instead of three of three (about 4).
+    /// Five rounds of ten seconds (about 20 minutes) instead of three of three (about 6).
     #[arg(long)]
     long: bool,
     /// Only these parts.
@@ -73,6 +74,7 @@ fn say(line: &str) {
 
 /// Whether all went well.
 fn execute(arguments: &Arguments) -> Result<bool, LoadError> {
+    end_with_this_process()?;
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     say(&format!("load before: {}", load.trim()));
     let suite = Suite::run(&arguments.plan(), &say)?;
