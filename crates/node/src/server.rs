@@ -243,13 +243,10 @@ fn store_config(config: &Config, peers: BTreeMap<NodeId, String>) -> StoreConfig
         data_dir: config.node.data_dir.clone(),
         heartbeat: cluster.heartbeat,
         election_timeout: cluster.election_timeout,
-        block_cache_bytes: BLOCK_CACHE_BYTES,
+        block_cache_bytes: config.storage.block_cache_bytes,
         snapshot_after: config.storage.snapshot_after,
     }
 }
-
-/// `storage.block_cache` has this default and is not to be set yet.
-const BLOCK_CACHE_BYTES: u64 = 256 * 1024 * 1024;
 
 fn store(error: StoreError) -> StartError {
     StartError::failed("storage", error)

@@ -90,7 +90,6 @@ pub(super) fn limits(section: &mut Section<'_>) {
 
 /// Keys of `[storage]`.
 pub(super) fn storage(section: &mut Section<'_>) {
-    section.later("block_cache", r#""256MiB""#, &[]);
     section.later("min_free_disk", r#""1GiB""#, &[r#""0""#]);
     section.later("disk_max", r#""0""#, &[]);
 }

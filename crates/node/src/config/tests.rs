@@ -320,7 +320,7 @@ fn a_feature_that_is_not_built_yet_is_refused_by_its_key() {
     for (text, key) in [
         ("[cluster]\nsecret_file = \"/s\"\n", "cluster.secret_file"),
         ("[cluster.tls]\ncert = \"/c\"\n", "cluster.tls.cert"),
-        ("[storage]\nblock_cache = \"1GiB\"\n", "storage.block_cache"),
+        ("[storage]\ndisk_max = \"1GiB\"\n", "storage.disk_max"),
         ("[[listener]]\nkind = \"wss\"\n", "listener.0.kind"),
         (
             "[[listener]]\nproxy_protocol = \"v1v2\"\n",
@@ -342,7 +342,7 @@ fn a_feature_that_is_not_built_yet_is_refused_by_its_key() {
 #[test]
 fn off_and_the_default_of_such_a_feature_are_fine_however_written() {
     config(
-        "[sys_topics]\nenabled = false\n[admin]\nui = false\n[storage]\nmin_free_disk = 0\ndisk_max = \"0B\"\nblock_cache = 268435456\n",
+        "[sys_topics]\nenabled = false\n[admin]\nui = false\n[storage]\nmin_free_disk = 0\ndisk_max = \"0B\"\n",
     );
     config("[shutdown]\ndrain_timeout = \"1m\"\n");
     let environment = [
