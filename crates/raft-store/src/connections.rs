@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use openraft::errors::{RPCError, Unreachable};
+use tokio::sync::Notify;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -56,6 +57,8 @@ pub(crate) struct Peer {
     refused: AtomicBool,
     /// How far it said to have applied each shard.
     applied: Mutex<BTreeMap<ShardId, u64>>,
+    /// Breaks the streams of entries to it.
+    interrupts: Mutex<BTreeMap<ShardId, Arc<Notify>>>,
 }
 
 pub(crate) struct Clients {
@@ -81,6 +84,14 @@ impl Connections {
             .filter(|((peer, _), _)| *peer == node)
             .filter_map(|(_, peer)| peer.applied(shard));
         applied.max()
+    }
+
+    /// Breaks the streams of a shard's entries to a peer: openraft then decides anew what to send.
+    pub(crate) fn interrupt(&self, node: u64, shard: ShardId) {
+        let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, peer) in peers.iter().filter(|((peer, _), _)| *peer == node) {
+            peer.interrupt(shard).notify_waiters();
+        }
     }
 
     pub(crate) fn peer(&self, node: u64, address: &PeerAddress) -> Arc<Peer> {
@@ -110,6 +121,7 @@ impl Connections {
             clients,
             refused: AtomicBool::new(false),
             applied: Mutex::default(),
+            interrupts: Mutex::default(),
         }
     }
 }
@@ -149,6 +161,15 @@ impl Peer {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(shard, index);
+    }
+
+    /// Told when a stream of this shard's entries is to end.
+    pub(crate) fn interrupt(&self, shard: ShardId) -> Arc<Notify> {
+        let mut interrupts = self
+            .interrupts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(interrupts.entry(shard).or_default())
     }
 
     /// The peer answered.

@@ -23,7 +23,7 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 use openraft::type_config::alias::SnapshotOf;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tonic::{Status, Streaming};
 
 use crate::connections::{Connections, Peer, RpcError};
@@ -161,7 +161,9 @@ impl Network {
             .map_err(|status| self.peer.failed(&status))?
             .into_inner();
         self.peer.answered();
-        Ok(Box::pin(incoming(Arc::clone(&self.peer), answers, flow)))
+        let interrupt = self.peer.interrupt(self.shard);
+        let peer = Arc::clone(&self.peer);
+        Ok(Box::pin(incoming(peer, answers, flow, interrupt)))
     }
 }
 
@@ -198,11 +200,19 @@ fn incoming(
     peer: Arc<Peer>,
     answers: Streaming<wire::AppendResponse>,
     flow: Arc<Flow>,
+    interrupt: Arc<Notify>,
 ) -> impl Stream<Item = AppendResult> + Send + 'static {
-    stream::unfold(Some((peer, answers, flow)), |state| async move {
-        let (peer, mut answers, flow) = state?;
-        let answer = match next_answer(&mut answers, &flow).await {
+    stream::unfold(Some((peer, answers, flow, interrupt)), |state| async move {
+        let (peer, mut answers, flow, interrupt) = state?;
+        let next = tokio::select! {
+            next = next_answer(&mut answers, &flow) => next,
+            () = interrupt.notified() => Next::Interrupted,
+        };
+        let answer = match next {
             Next::Answer(answer) => answer,
+            Next::Interrupted => {
+                return Some((Err(peer.unreachable("it lags behind the log")), None));
+            }
             Next::End => return None,
             Next::Overdue => {
                 let failed = Err(peer.unreachable("an append is overdue"));
@@ -216,7 +226,7 @@ fn incoming(
         flow.answered();
         let answer = append_result(answer).map_err(|error| peer.malformed(&error));
         // After a refusal or a failure there is nothing left to be answered on this stream.
-        let state = matches!(answer, Ok(Ok(_))).then_some((peer, answers, flow));
+        let state = matches!(answer, Ok(Ok(_))).then_some((peer, answers, flow, interrupt));
         Some((answer, state))
     })
 }
@@ -234,6 +244,8 @@ enum Next {
     Answer(wire::AppendResponse),
     End,
     Overdue,
+    /// It lags so far that the log must not wait for it.
+    Interrupted,
     Failed(Status),
 }
 

@@ -3,8 +3,8 @@
 //!
 //! Invariants:
 //! - only what the state durably holds is cut off (openraft refuses more);
-//! - what a follower needs that is being sent a snapshot stays, unless that takes [`HELD_FACTOR`]
-//!   times the ordinary length;
+//! - what a follower needs that is being sent entries or a snapshot stays, unless that takes
+//!   [`HELD_FACTOR`] times the ordinary length;
 //! - a tail stays, so that a follower that was away for a moment catches up from the log.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -17,8 +17,8 @@ const SNAPSHOT_AFTER_BYTES: u64 = 64 << 20;
 const KEPT_BYTES: u64 = 32 << 20;
 /// And this part of `snapshot_after`.
 const KEPT_ENTRIES_PART: u64 = 4;
-/// How many times its ordinary length the log may have while a follower is sent a snapshot. One that
-/// takes longer to receive it starts again.
+/// How many times its ordinary length the log may have for the sake of a follower. One that takes
+/// longer to receive a snapshot starts again; one that is slower than the others gets one.
 const HELD_FACTOR: u64 = 4;
 /// The distance between two marks of how long the log is.
 const MARK_EVERY_BYTES: u64 = 256 << 10;
@@ -84,6 +84,11 @@ impl Retention {
             .saturating_sub(length.bytes_from(upto.saturating_add(1)));
         let worth = count >= kept_entries.max(1) || bytes >= self.kept_bytes / 2;
         (count > 0 && worth).then_some(upto)
+    }
+
+    /// Whether the log is longer than it may be for the sake of any follower.
+    pub(crate) fn is_overlong(self, at: LogPosition, length: &LogLength) -> bool {
+        !self.may_hold(at.purged.unwrap_or(0), at, length)
     }
 
     fn may_hold(self, from: u64, at: LogPosition, length: &LogLength) -> bool {
@@ -298,6 +303,17 @@ mod tests {
         assert_eq!(RETENTION.purge_upto(sending(40, 99), &length), Some(40));
         assert_eq!(RETENTION.purge_upto(sending(40, 439), &length), Some(40));
         assert_eq!(RETENTION.purge_upto(sending(40, 440), &length), Some(415));
+    }
+
+    #[test]
+    fn a_log_is_not_kept_for_ever_for_a_follower_that_is_too_slow() {
+        let at = |applied| LogPosition {
+            purged: Some(50),
+            ..at(applied, Some(applied))
+        };
+        assert!(!RETENTION.is_overlong(at(449), &log(1000, 10)));
+        assert!(RETENTION.is_overlong(at(450), &log(1000, 10)));
+        assert!(RETENTION.is_overlong(at(100), &log(400, 1 << 20)));
     }
 
     #[test]

@@ -319,6 +319,10 @@ impl Shard {
         waiting.into_iter().map_while(item).collect()
     }
 
+    pub(crate) fn node(&self) -> NodeId {
+        self.node
+    }
+
     pub(crate) fn raft(&self) -> &ShardRaft {
         &self.raft
     }

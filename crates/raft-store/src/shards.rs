@@ -276,6 +276,9 @@ impl Shards {
         if let Some(thread) = thread {
             drop(tokio::task::spawn_blocking(|| thread.join()).await);
         }
+        // Nothing is written any more; a merge of files need not be waited for.
+        self.log.cancel_background_work();
+        self.state.cancel_background_work();
         let write_error = |reason| StoreError::Write {
             path: self.state.path().to_owned(),
             reason,

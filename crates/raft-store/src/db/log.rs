@@ -254,6 +254,11 @@ impl LogDb {
         size_property(&self.db)
     }
 
+    /// Stops merging files. Nothing can be written afterwards.
+    pub(crate) fn cancel_background_work(&self) {
+        self.db.cancel_all_background_work(false);
+    }
+
     /// Memory for the tail of one shard's log.
     pub(crate) fn tail_bytes_max(&self) -> usize {
         self.tail_bytes_max

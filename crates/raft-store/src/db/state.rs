@@ -248,6 +248,11 @@ impl StateDb {
         size_property(&self.db)
     }
 
+    /// Stops merging files. Nothing can be written afterwards.
+    pub(crate) fn cancel_background_work(&self) {
+        self.db.cancel_all_background_work(false);
+    }
+
     fn write(&self, batch: WriteBatch) -> Result<(), rocksdb::Error> {
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::task::{JoinHandle, spawn_blocking};
+
 use crate::ids::ShardId;
 use crate::leadership::Balance;
 use crate::retention::{LogPosition, Retention};
@@ -31,22 +33,27 @@ pub(super) struct Upkeep {
     flushed_at: Instant,
     /// Bytes of the entries that were applied before the last flush.
     flushed_bytes: u64,
-    reclaimed_at: Instant,
-    /// The last purged entry whose files are gone.
-    dropped: BTreeMap<ShardId, u64>,
+    /// Frees disk space, if it is not at it.
+    space: Option<Space>,
+    freeing: Option<JoinHandle<Space>>,
 }
 
 impl Upkeep {
     pub(super) fn new(shards: Arc<Shards>) -> Self {
         let retention = Retention::new(shards.config.snapshot_after);
+        let space = Space {
+            shards: Arc::clone(&shards),
+            reclaimed_at: Instant::now(),
+            dropped: BTreeMap::new(),
+        };
         Self {
             shards,
             balance: Balance::default(),
             retention,
             flushed_at: Instant::now(),
             flushed_bytes: 0,
-            reclaimed_at: Instant::now(),
-            dropped: BTreeMap::new(),
+            space: Some(space),
+            freeing: None,
         }
     }
 
@@ -60,9 +67,8 @@ impl Upkeep {
                 () = shards.stop.cancelled() => return,
                 () = tokio::time::sleep(every) => {}
             }
-            let blocking = tokio::task::spawn_blocking(move || {
+            let blocking = spawn_blocking(move || {
                 self.save();
-                self.free_disk_space();
                 self
             });
             self = match blocking.await {
@@ -72,6 +78,7 @@ impl Upkeep {
                     return;
                 }
             };
+            self.free_disk_space().await;
             for shard in shards.iter() {
                 shard.report();
                 self.balance.check(shard, &shards.connections).await;
@@ -119,6 +126,10 @@ impl Upkeep {
         let mut triggered = Ok(());
         if let Some(upto) = self.retention.purge_upto(at, &length) {
             triggered = trigger.purge_log(upto).await;
+            // openraft keeps what it streams; it looks again when a stream ends.
+            if self.retention.is_overlong(at, &length) {
+                self.interrupt_laggards(shard, upto);
+            }
         }
         // Under load that is due again by the time the last one can be used.
         if self.retention.is_snapshot_due(at, &length) {
@@ -129,7 +140,58 @@ impl Upkeep {
         }
     }
 
-    fn free_disk_space(&mut self) {
+    /// As the leader, ends the streams to followers that lack an entry which is to be cut off.
+    fn interrupt_laggards(&self, shard: &Shard, upto: u64) {
+        let followers = shard.metrics().replication.unwrap_or_default();
+        for (node, matched) in followers {
+            let next = matched.map_or(0, |matched| matched.index.saturating_add(1));
+            if next <= upto && node != u64::from(shard.node().0) {
+                tracing::warn!(
+                    shard = shard.id().0,
+                    peer = node,
+                    next,
+                    "the peer lags too far behind: it gets a snapshot"
+                );
+                self.shards.connections.interrupt(node, shard.id());
+            }
+        }
+    }
+
+    /// Nobody waits for it: merging a large database takes long.
+    async fn free_disk_space(&mut self) {
+        if let Some(freeing) = self.freeing.take_if(|freeing| freeing.is_finished()) {
+            self.space = freeing.await.ok();
+        }
+        if let Some(mut space) = self.space.take() {
+            self.freeing = Some(spawn_blocking(move || {
+                space.free();
+                space
+            }));
+        }
+    }
+
+    fn report(&self) {
+        let databases = [
+            ("log", self.shards.log.disk_bytes()),
+            ("state", self.shards.state.disk_bytes()),
+        ];
+        for (database, bytes) in databases {
+            #[expect(clippy::cast_precision_loss, reason = "a gauge; exact below 2^53")]
+            metrics::gauge!("holdfast_storage_bytes", "database" => database).set(bytes as f64);
+        }
+    }
+}
+
+/// Frees disk space that the logs and the state no longer need.
+struct Space {
+    shards: Arc<Shards>,
+    reclaimed_at: Instant,
+    /// The last purged entry whose files are gone.
+    dropped: BTreeMap<ShardId, u64>,
+}
+
+impl Space {
+    fn free(&mut self) {
         for shard in self.shards.iter() {
             shard.replica().reclaim();
             let log = shard.replica().log();
@@ -154,17 +216,6 @@ impl Upkeep {
                 shard.replica().log().reclaim();
             }
             self.reclaimed_at = Instant::now();
-        }
-    }
-
-    fn report(&self) {
-        let databases = [
-            ("log", self.shards.log.disk_bytes()),
-            ("state", self.shards.state.disk_bytes()),
-        ];
-        for (database, bytes) in databases {
-            #[expect(clippy::cast_precision_loss, reason = "a gauge; exact below 2^53")]
-            metrics::gauge!("holdfast_storage_bytes", "database" => database).set(bytes as f64);
         }
     }
 }
