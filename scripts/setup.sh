@@ -24,10 +24,10 @@ has() { command -v "$1"; }
 compiles_cpp20() { echo '#include <concepts>' | g++ -std=c++20 -fsyntax-only -x c++ -; }
 compiles_c() { echo 'int main(void) { return 0; }' | gcc -x c -o /dev/null -; }
 has_libclang() {
-    # bindgen searches in about the same places.
+    # bindgen searches in about the same places. libclang-cpp is another library.
     [ -n "${LIBCLANG_PATH:-}" ] && return 0
-    ldconfig -p 2>/dev/null | grep -q 'libclang[-.0-9]*\.so' && return 0
-    compgen -G '/usr/lib/llvm*/lib/libclang*.so*' >/dev/null
+    ldconfig -p 2>/dev/null | grep -q 'libclang\(-[0-9][-.0-9]*\)\?\.so' && return 0
+    compgen -G '/usr/lib/llvm*/lib/libclang.so*' >/dev/null || compgen -G '/usr/lib/llvm*/lib/libclang-[0-9]*.so*' >/dev/null
 }
 has_certificates() { [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -d /etc/pki ] || [ -n "${SSL_CERT_FILE:-}" ]; }
 # Debian puts it where only root's search path looks.

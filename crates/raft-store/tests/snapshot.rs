@@ -34,6 +34,8 @@ use raft_store::{
 };
 use session::Body;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tonic::transport::Channel;
 use tonic::{Code, Request};
 use work::{connect, payload, publish};
 use xxhash_rust::xxh3::xxh3_64;
@@ -253,27 +255,45 @@ async fn a_damaged_snapshot_is_refused_and_changes_nothing() {
     cluster.stop_all().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_snapshot_of_a_shard_is_received_at_a_time() {
-    let mut cluster = Cluster::start_with(1, 1, AFTER).await;
-    let node = NodeId(1);
-    let address = format!("http://{}", cluster.addresses[&node]);
-    let mut client = RaftClient::connect(address).await.unwrap();
+/// Begins to send a snapshot that has no end until the sender is dropped, and returns what it was
+/// answered.
+async fn begin(
+    client: &RaftClient<Channel>,
+    node: NodeId,
+) -> (mpsc::Sender<wire::SnapshotPart>, JoinHandle<Code>) {
     let (parts, stream) = mpsc::channel(4);
     let stream = stream::unfold(stream, |mut stream| async move {
         Some((stream.recv().await?, stream))
     });
     let stream = Box::pin(stream);
-    let first = tokio::spawn(async move {
+    let mut client = client.clone();
+    let answer = tokio::spawn(async move {
         let answer = client.install_snapshot(request(node, stream)).await;
         answer.unwrap_err().code()
     });
-    parts.send(head()).await.unwrap();
-    parts.send(part(Part::Chunk(chunk()))).await.unwrap();
+    for part in [head(), part(Part::Chunk(chunk()))] {
+        // A refusal has closed the stream.
+        drop(parts.send(part).await);
+    }
+    (parts, answer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_snapshot_of_a_shard_is_received_at_a_time() {
+    let mut cluster = Cluster::start_with(1, 1, AFTER).await;
+    let node = NodeId(1);
+    let address = format!("http://{}", cluster.addresses[&node]);
+    let client = RaftClient::connect(address).await.unwrap();
+    let (mut parts, mut first) = begin(&client, node).await;
     // It has come so far when another one is refused.
     loop {
         match send(&cluster, node, vec![head()]).await {
             Code::Unavailable => break,
+            // That other one may have come first, and then this one was refused.
+            Code::DataLoss if first.is_finished() => {
+                assert_eq!(first.await.unwrap(), Code::Unavailable);
+                (parts, first) = begin(&client, node).await;
+            }
             Code::DataLoss => {}
             code => panic!("{code:?}"),
         }
