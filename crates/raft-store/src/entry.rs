@@ -82,6 +82,11 @@ impl EncodedBatch {
         }
     }
 
+    /// How many commands it has.
+    pub(crate) fn commands(&self) -> usize {
+        self.batch.commands.len()
+    }
+
     /// Bytes in an entry.
     #[must_use]
     pub fn len_bytes(&self) -> usize {

@@ -1,17 +1,21 @@
 //! Brings a batch to a shard's leader, here or on a peer, and answers peers that do the same.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
+use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Response as GrpcResponse, Status};
+use tonic::{Request, Response as GrpcResponse, Status, Streaming};
 
 use crate::batch::Batch;
 use crate::command::Answers;
+use crate::connections::CLUSTER_KEY;
 use crate::encoding::{decode_answers, encode_answers, encode_batch};
 use crate::entry::EncodedBatch;
 use crate::error::WriteError;
@@ -51,9 +55,8 @@ pub fn peer_channel(address: &str) -> Result<Channel, tonic::transport::Error> {
 #[derive(Debug)]
 pub struct Forwarder {
     node: NodeId,
-    cluster: String,
     shards: Arc<Shards>,
-    peers: BTreeMap<NodeId, ProposalsClient<Channel>>,
+    peers: BTreeMap<NodeId, ProposalLink>,
 }
 
 impl Forwarder {
@@ -66,26 +69,24 @@ impl Forwarder {
         shards: Arc<Shards>,
         peers: &BTreeMap<NodeId, String>,
     ) -> Result<Self, tonic::transport::Error> {
-        let mut clients = BTreeMap::new();
+        let mut links = BTreeMap::new();
         for (peer, address) in peers {
-            if *peer == node {
-                continue;
+            if *peer != node {
+                links.insert(
+                    *peer,
+                    ProposalLink::new(*peer, peer_channel(address)?, &cluster),
+                );
             }
-            let client = ProposalsClient::new(peer_channel(address)?)
-                .max_encoding_message_size(MESSAGE_BYTES_MAX)
-                .max_decoding_message_size(MESSAGE_BYTES_MAX);
-            clients.insert(*peer, client);
         }
         Ok(Self {
             node,
-            cluster,
             shards,
-            peers: clients,
+            peers: links,
         })
     }
 
-    /// Writes a batch on the shard's leader and returns its answers; none for a numbered stream,
-    /// whose own replica answers.
+    /// Writes a batch on the shard's leader and returns its answers. For a batch of a numbered stream
+    /// that another node leads it may not return when the batch is written: the own replica answers.
     ///
     /// # Errors
     /// Every error but `Stopped` means: send the same batch again.
@@ -100,7 +101,10 @@ impl Forwarder {
             if leader == self.node {
                 return local.write(batch.clone()).await;
             }
-            self.send_to(leader, shard, batch).await
+            match self.peers.get(&leader) {
+                Some(link) => link.send(shard, encode_batch(batch)).await,
+                None => Err(WriteError::NotLeader { leader: None }),
+            }
         };
         // A stopped leader answers nothing; the next one is known long before the time is up.
         let mut watch = local.leader_watch();
@@ -110,37 +114,6 @@ impl Forwarder {
                 result.unwrap_or(Err(WriteError::Unknown))
             }
             _ = moved => Err(WriteError::Unknown),
-        }
-    }
-
-    async fn send_to(
-        &self,
-        leader: NodeId,
-        shard: ShardId,
-        batch: &Batch,
-    ) -> Result<Answers, WriteError> {
-        let Some(client) = self.peers.get(&leader) else {
-            return Err(WriteError::NotLeader { leader: None });
-        };
-        let request = ProposeRequest {
-            cluster: self.cluster.clone(),
-            shard: u32::from(shard.0),
-            batch: encode_batch(batch),
-        };
-        let reply = client.clone().propose(request).await.map_err(|status| {
-            tracing::debug!(%leader, %status, "proposal to peer failed");
-            WriteError::Unknown
-        })?;
-        match reply.into_inner().outcome {
-            Some(Outcome::Answers(answers)) => decode_answers(answers).map_err(|error| {
-                tracing::error!(%leader, %error, "peer sent answers that make no sense");
-                WriteError::Unknown
-            }),
-            Some(Outcome::Applied(_)) => Ok(Answers::from([])),
-            Some(Outcome::Leader(leader)) => Err(WriteError::NotLeader {
-                leader: u16::try_from(leader).ok().filter(|id| *id != 0).map(NodeId),
-            }),
-            Some(Outcome::Unknown(_)) | None => Err(WriteError::Unknown),
         }
     }
 
@@ -162,6 +135,158 @@ impl Forwarder {
     }
 }
 
+/// The stream of batches to one peer; opened when first used, and again after each failure.
+#[derive(Debug)]
+struct ProposalLink {
+    peer: NodeId,
+    client: ProposalsClient<Channel>,
+    cluster: MetadataMap,
+    open: Mutex<Option<OpenStream>>,
+}
+
+/// Batches that wait for the connection.
+const REQUESTS_WAITING: usize = 16;
+/// Requests without a reply after which those are forgotten that nobody waits for.
+const UNANSWERED_BEFORE_LOOK: usize = 64;
+
+/// One stream.
+#[derive(Clone, Debug)]
+struct OpenStream {
+    requests: mpsc::Sender<ProposeRequest>,
+    outcomes: Arc<Mutex<Outcomes>>,
+}
+
+/// Who waits for which reply.
+#[derive(Debug, Default)]
+struct Outcomes {
+    waiting: BTreeMap<u64, oneshot::Sender<Outcome>>,
+    last_number: u64,
+    /// The stream broke.
+    closed: bool,
+}
+
+impl Outcomes {
+    /// A new request's number; `None`: there will be no reply.
+    fn expect(&mut self) -> Option<(u64, oneshot::Receiver<Outcome>)> {
+        if self.closed {
+            return None;
+        }
+        if self.waiting.len() >= UNANSWERED_BEFORE_LOOK {
+            self.waiting.retain(|_, sender| !sender.is_closed());
+        }
+        let (sender, outcome) = oneshot::channel();
+        self.last_number += 1;
+        self.waiting.insert(self.last_number, sender);
+        Some((self.last_number, outcome))
+    }
+}
+
+impl ProposalLink {
+    fn new(peer: NodeId, channel: Channel, cluster: &str) -> Self {
+        let client = ProposalsClient::new(channel)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let mut metadata = MetadataMap::new();
+        if let Ok(cluster) = AsciiMetadataValue::try_from(cluster) {
+            metadata.insert(CLUSTER_KEY, cluster);
+        }
+        Self {
+            peer,
+            client,
+            cluster: metadata,
+            open: Mutex::default(),
+        }
+    }
+
+    async fn send(&self, shard: ShardId, batch: Bytes) -> Result<Answers, WriteError> {
+        let stream = self.stream();
+        let Some((number, outcome)) = locked(&stream.outcomes).expect() else {
+            return Err(WriteError::Unknown);
+        };
+        let request = ProposeRequest {
+            shard: u32::from(shard.0),
+            batch,
+            number,
+        };
+        let sent = stream.requests.send(request).await;
+        sent.map_err(|_closed| WriteError::Unknown)?;
+        // The stream broke, before or after it was taken.
+        drop(stream);
+        match outcome.await {
+            Err(_) | Ok(Outcome::Unknown(_)) => Err(WriteError::Unknown),
+            Ok(Outcome::Leader(leader)) => Err(WriteError::NotLeader {
+                leader: u16::try_from(leader).ok().filter(|id| *id != 0).map(NodeId),
+            }),
+            Ok(Outcome::Answers(answers)) => decode_answers(answers).map_err(|error| {
+                tracing::error!(peer = %self.peer, %error, "peer sent answers that make no sense");
+                WriteError::Unknown
+            }),
+        }
+    }
+
+    /// The open stream, or a new one.
+    fn stream(&self) -> OpenStream {
+        let mut open = locked(&self.open);
+        if let Some(stream) = open.as_ref()
+            && !locked(&stream.outcomes).closed
+        {
+            return stream.clone();
+        }
+        let (requests, waiting) = mpsc::channel(REQUESTS_WAITING);
+        let stream = OpenStream {
+            requests,
+            outcomes: Arc::default(),
+        };
+        let mut request = Request::new(request_stream(waiting));
+        *request.metadata_mut() = self.cluster.clone();
+        let (client, outcomes) = (self.client.clone(), Arc::clone(&stream.outcomes));
+        let peer = self.peer;
+        tokio::spawn(async move {
+            if let Err(status) = take_replies(client, request, &outcomes).await {
+                tracing::debug!(%peer, %status, "a stream of proposals broke");
+            }
+            // Whoever waits sends again, on another stream.
+            let mut outcomes = locked(&outcomes);
+            outcomes.closed = true;
+            outcomes.waiting.clear();
+        });
+        *open = Some(stream.clone());
+        stream
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn request_stream(
+    waiting: mpsc::Receiver<ProposeRequest>,
+) -> impl Stream<Item = ProposeRequest> + Send + 'static {
+    stream::unfold(waiting, |mut waiting| async move {
+        Some((waiting.recv().await?, waiting))
+    })
+}
+
+/// Hands replies to who waits for them, until the stream ends.
+async fn take_replies(
+    mut client: ProposalsClient<Channel>,
+    request: Request<impl Stream<Item = ProposeRequest> + Send + 'static>,
+    outcomes: &Mutex<Outcomes>,
+) -> Result<(), Status> {
+    let mut replies = client.propose_stream(request).await?.into_inner();
+    while let Some(reply) = replies.message().await? {
+        let waiting = locked(outcomes).waiting.remove(&reply.number);
+        if let (Some(waiting), Some(outcome)) = (waiting, reply.outcome) {
+            // Whoever no longer waits has its answers, or sends again.
+            drop(waiting.send(outcome));
+        }
+    }
+    Ok(())
+}
+
+/// Batches of one peer that are being written; each of its streams has one.
+const UNDER_WAY_MAX: usize = 4096;
+
 /// Answers peers that forward their batches to this node.
 #[derive(Clone, Debug)]
 pub struct ProposalService {
@@ -177,7 +302,8 @@ impl ProposalService {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    async fn write(&self, shard: u32, batch: Bytes) -> Result<Outcome, Status> {
+    /// `None`: it is written, and the sender's own replica answers.
+    async fn write(&self, shard: u32, batch: Bytes) -> Result<Option<Outcome>, Status> {
         let shard = u16::try_from(shard)
             .ok()
             .and_then(|id| self.shards.shard(ShardId(id)));
@@ -186,37 +312,59 @@ impl ProposalService {
         };
         let batch = EncodedBatch::decode(batch)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        // A numbered stream is answered by its own replica; only the others need the answers.
         let numbered = batch.is_numbered();
-        Ok(match shard.write_encoded(batch).await {
-            Ok(_) if numbered => Outcome::Applied(true),
-            Ok(answers) => Outcome::Answers(encode_answers(&answers)),
+        // The sender does not wait for longer; what waits here for its entry is then forgotten.
+        let written = timeout(ATTEMPT_TIMEOUT, shard.write_encoded(batch)).await;
+        Ok(match written.unwrap_or(Err(WriteError::Unknown)) {
+            Ok(_) if numbered => None,
+            Ok(answers) => Some(Outcome::Answers(encode_answers(&answers))),
             Err(WriteError::NotLeader { leader }) => {
-                Outcome::Leader(leader.map_or(0, |node| u32::from(node.0)))
+                Some(Outcome::Leader(leader.map_or(0, |node| u32::from(node.0))))
             }
-            Err(WriteError::Unknown | WriteError::Stopped) => Outcome::Unknown(true),
+            Err(WriteError::Unknown | WriteError::Stopped) => Some(Outcome::Unknown(true)),
         })
+    }
+
+    async fn reply(
+        self,
+        request: Result<ProposeRequest, Status>,
+    ) -> Option<Result<ProposeReply, Status>> {
+        let ProposeRequest {
+            shard,
+            batch,
+            number,
+        } = match request {
+            Ok(request) => request,
+            Err(status) => return Some(Err(status)),
+        };
+        let outcome = self.write(shard, batch).await.transpose()?;
+        Some(outcome.map(|outcome| ProposeReply {
+            outcome: Some(outcome),
+            number,
+        }))
     }
 }
 
 #[tonic::async_trait]
 impl Proposals for ProposalService {
-    async fn propose(
+    type ProposeStreamStream = BoxStream<'static, Result<ProposeReply, Status>>;
+
+    async fn propose_stream(
         &self,
-        request: Request<ProposeRequest>,
-    ) -> Result<GrpcResponse<ProposeReply>, Status> {
-        let ProposeRequest {
-            cluster,
-            shard,
-            batch,
-        } = request.into_inner();
-        if cluster != self.shards.cluster_name() {
+        request: Request<Streaming<ProposeRequest>>,
+    ) -> Result<GrpcResponse<Self::ProposeStreamStream>, Status> {
+        let cluster = request.metadata().get(CLUSTER_KEY);
+        if cluster.is_none_or(|cluster| cluster.as_bytes() != self.shards.cluster_name().as_bytes())
+        {
             return Err(Status::permission_denied("another cluster"));
         }
-        let outcome = self.write(shard, batch).await?;
-        Ok(GrpcResponse::new(ProposeReply {
-            outcome: Some(outcome),
-        }))
+        let this = self.clone();
+        let replies = request
+            .into_inner()
+            .map(move |request| this.clone().reply(request))
+            .buffer_unordered(UNDER_WAY_MAX)
+            .filter_map(std::future::ready);
+        Ok(GrpcResponse::new(replies.boxed()))
     }
 }
 

@@ -3,17 +3,20 @@
 //!
 //! An entry costs a hundred times what a command in it costs: replication to each follower, a share
 //! of an fsync on each node, and the wake-ups of everybody involved. So one entry of a shard is on
-//! its way at a time, and batches of all proposers share the next one; a lone batch leaves at once.
+//! its way at a time, and batches of all proposers share the next one; a lone batch leaves at once,
+//! and after a crowd the next entry waits for company ([`Pace`]).
 //!
 //! Bounded: each proposer has one batch under way, and one whose sender no longer waits is dropped.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout_at;
 
 use crate::command::Answers;
 use crate::entry::EncodedBatch;
 use crate::error::WriteError;
+use crate::pace::Pace;
 
 /// Bytes of one entry, at most this plus one batch: a follower is to confirm it within a heartbeat.
 const ENTRY_BYTES_MAX: usize = 2 << 20;
@@ -59,19 +62,27 @@ impl GroupCommit {
     }
 
     /// Waits for batches and takes what one entry may hold. `None`: closed. Cancel-safe.
-    pub(crate) async fn next(&self) -> Option<Group> {
+    pub(crate) async fn next(&self, pace: &Pace) -> Option<Group> {
         loop {
-            {
+            let wait = {
                 let mut queue = self.lock();
                 if queue.closed {
                     return None;
                 }
-                let group = take_group(&mut queue.waiting);
-                if !group.is_empty() {
-                    return Some(Group(group));
+                let wait = pace.wait(queue.commands());
+                if wait.is_none() {
+                    let group = take_group(&mut queue.waiting);
+                    if !group.is_empty() {
+                        return Some(Group(group));
+                    }
                 }
+                wait.filter(|_| !queue.waiting.is_empty())
+            };
+            let arrived = self.arrived.notified();
+            match wait {
+                Some(until) => drop(timeout_at(until, arrived).await),
+                None => arrived.await,
             }
-            self.arrived.notified().await;
         }
     }
 
@@ -88,6 +99,15 @@ impl GroupCommit {
     }
 }
 
+impl Queue {
+    fn commands(&self) -> usize {
+        self.waiting
+            .iter()
+            .map(|waiting| waiting.batch.commands())
+            .sum()
+    }
+}
+
 fn take_group(waiting: &mut Vec<Waiting>) -> Vec<Waiting> {
     waiting.retain(|waiting| !waiting.sender.is_closed());
     let mut bytes = 0_usize;
@@ -101,6 +121,11 @@ fn take_group(waiting: &mut Vec<Waiting>) -> Vec<Waiting> {
 }
 
 impl Group {
+    /// How many commands are in its batches.
+    pub(crate) fn commands(&self) -> usize {
+        self.0.iter().map(|waiting| waiting.batch.commands()).sum()
+    }
+
     pub(crate) fn into_parts(self) -> (Vec<EncodedBatch>, Waiters) {
         let (batches, senders) = self
             .0
@@ -127,6 +152,8 @@ impl Waiters {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytes::Bytes;
     use codec::Timestamp;
 
@@ -152,7 +179,11 @@ mod tests {
         let write =
             async { tokio::join!(group_commit.write(batch(1)), group_commit.write(batch(2))) };
         let commit = async {
-            let (batches, waiters) = group_commit.next().await.unwrap().into_parts();
+            let (batches, waiters) = group_commit
+                .next(&Pace::default())
+                .await
+                .unwrap()
+                .into_parts();
             waiters.answer(Ok(answers(batches.len())));
             batches.len()
         };
@@ -169,10 +200,55 @@ mod tests {
             tokio::spawn(async move { group_commit.write(batch(ENTRY_BYTES_MAX)).await });
         }
         for _ in 0..3 {
-            let (batches, waiters) = group_commit.next().await.unwrap().into_parts();
+            let (batches, waiters) = group_commit
+                .next(&Pace::default())
+                .await
+                .unwrap()
+                .into_parts();
             assert_eq!(batches.len(), 1);
             waiters.answer(Ok(answers(1)));
         }
+    }
+
+    fn batch_of(commands: usize) -> EncodedBatch {
+        EncodedBatch::new(Batch {
+            proposer: ProposerId::Idempotent,
+            sequence: 0,
+            leader_time: Timestamp::ZERO,
+            commands: vec![Bytes::new(); commands],
+        })
+    }
+
+    #[tokio::test]
+    async fn after_a_crowd_a_batch_waits_for_the_others() {
+        let group_commit = Arc::new(GroupCommit::default());
+        let pace = Pace::waiting_for(40);
+        let next = group_commit.next(&pace);
+        tokio::pin!(next);
+        let mut writes = Vec::new();
+        for commands in [10, 20, 10] {
+            assert!(futures::poll!(&mut next).is_pending());
+            let mut write = Box::pin(group_commit.write(batch_of(commands)));
+            assert!(futures::poll!(&mut write).is_pending());
+            writes.push(write);
+        }
+        assert_eq!(next.await.unwrap().commands(), 40);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_crowd_that_does_not_come_leaves_when_the_time_is_up() {
+        let group_commit = GroupCommit::default();
+        let mut pace = Pace::default();
+        pace.answered(40, Duration::from_millis(5));
+        let (_, group) = tokio::join!(
+            tokio::time::timeout(Duration::from_secs(60), group_commit.write(batch_of(10))),
+            async {
+                let group = group_commit.next(&pace).await.unwrap();
+                group_commit.close();
+                group.commands()
+            }
+        );
+        assert_eq!(group, 10);
     }
 
     #[tokio::test]
@@ -181,7 +257,7 @@ mod tests {
         drop(futures::poll!(Box::pin(group_commit.write(batch(1)))));
         let (batches, _) = {
             let write = Box::pin(group_commit.write(batch(2)));
-            let next = Box::pin(group_commit.next());
+            let next = Box::pin(group_commit.next(&Pace::default()));
             match futures::future::select(next, write).await {
                 futures::future::Either::Left((group, _)) => group.unwrap().into_parts(),
                 futures::future::Either::Right(_) => panic!("not committed"),
@@ -197,6 +273,6 @@ mod tests {
         let (waiting, ()) = tokio::join!(group_commit.write(batch(1)), close);
         assert_eq!(waiting, Err(WriteError::Stopped));
         assert_eq!(group_commit.write(batch(1)).await, Err(WriteError::Stopped));
-        assert!(group_commit.next().await.is_none());
+        assert!(group_commit.next(&Pace::default()).await.is_none());
     }
 }

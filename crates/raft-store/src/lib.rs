@@ -36,6 +36,7 @@ pub mod log_store;
 pub mod log_writer;
 pub mod machine;
 pub mod network;
+mod pace;
 pub mod proposer;
 mod replica;
 mod retention;

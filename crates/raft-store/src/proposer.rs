@@ -1,18 +1,19 @@
 //! The numbered FIFO stream of command batches from one life of a node to one shard; exactly once.
 //!
-//! A batch is whatever waits when the previous batch was answered: no timer, so a lone command
-//! leaves at once. One batch is in flight, so neither gaps nor reordering can arise. A batch is sent
+//! A batch is whatever waits when the previous batch was answered; a lone command leaves at once, and
+//! after a crowd a batch waits for company ([`Pace`]). One batch is in flight, so neither gaps nor reordering can arise. A batch is sent
 //! again, unchanged, until this node's own replica has applied it: the shard remembers the last
 //! batch of each stream and its answers.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use codec::Timestamp;
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::batch::{Batch, ProposerId};
 use crate::command::{Answers, Command, Response};
@@ -20,6 +21,7 @@ use crate::encoding::encode_command;
 use crate::forward::Forwarder;
 use crate::ids::ShardId;
 use crate::machine::Applied;
+use crate::pace::Pace;
 
 /// Commands in one batch at most.
 pub const BATCH_COMMANDS_MAX: usize = 1024;
@@ -127,6 +129,12 @@ impl<W> ProposerCore<W> {
             .collect()
     }
 
+    /// How many commands wait for their batch.
+    #[must_use]
+    pub fn waiting_commands(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Bytes of the commands that wait for their batch.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
@@ -140,7 +148,9 @@ pub struct Proposer<W> {
     shard: ShardId,
     id: ProposerId,
     core: Mutex<ProposerCore<W>>,
-    /// Something was submitted.
+    /// So many waiting commands are told to the driver.
+    enough: AtomicUsize,
+    /// Enough was submitted.
     submitted: Notify,
     /// The batch in flight was answered.
     answered: Notify,
@@ -159,6 +169,7 @@ impl<W: Waiter> Proposer<W> {
             shard,
             id,
             core: Mutex::new(ProposerCore::new(id)),
+            enough: AtomicUsize::new(1),
             submitted: Notify::new(),
             answered: Notify::new(),
             drained: Notify::new(),
@@ -168,8 +179,15 @@ impl<W: Waiter> Proposer<W> {
     /// Appends a command to the stream; `waiter` gets the response once it is applied here.
     pub fn propose(&self, command: &Command, waiter: W) {
         let bytes = encode_command(command);
-        self.lock().submit(bytes, waiter);
-        self.submitted.notify_one();
+        let waiting = {
+            let mut core = self.lock();
+            core.submit(bytes, waiter);
+            core.waiting_commands()
+        };
+        // A driver that waits for less is told: its first command, and the one that makes a crowd.
+        if waiting == 1 || waiting == self.enough.load(Ordering::Relaxed) {
+            self.submitted.notify_one();
+        }
     }
 
     /// More than the bound waits in this stream.
@@ -205,42 +223,63 @@ impl<W: Waiter> Proposer<W> {
 
     /// Drives the stream until the task is aborted.
     pub async fn run(self: Arc<Self>, forwarder: Arc<Forwarder>) {
+        let mut pace = Pace::default();
         loop {
-            let batch = self.next_batch().await;
+            let batch = self.next_batch(&pace).await;
             self.drained.notify_waiters();
+            let began = Instant::now();
             while self.is_in_flight(batch.sequence) {
                 tokio::select! {
                     () = self.answered.notified() => {}
                     () = self.send_once(&forwarder, &batch) => {}
                 }
             }
+            pace.answered(batch.commands.len(), began.elapsed());
         }
     }
 
-    async fn next_batch(&self) -> Batch {
+    async fn next_batch(&self, pace: &Pace) -> Batch {
+        self.enough.store(pace.enough(), Ordering::Relaxed);
         loop {
-            if let Some(batch) = self.lock().next_batch() {
-                return batch;
+            let wait = {
+                let mut core = self.lock();
+                let wait = match core.waiting_bytes() < BATCH_BYTES_MAX {
+                    true => pace.wait(core.waiting_commands()),
+                    false => None,
+                };
+                if wait.is_none()
+                    && let Some(batch) = core.next_batch()
+                {
+                    return batch;
+                }
+                wait.filter(|_| core.waiting_commands() > 0)
+            };
+            let submitted = self.submitted.notified();
+            match wait {
+                Some(until) => drop(timeout_at(until, submitted).await),
+                None => submitted.await,
             }
-            self.submitted.notified().await;
         }
     }
 
     /// One attempt; returns when it is time for the next one.
     async fn send_once(&self, forwarder: &Forwarder, batch: &Batch) {
         let mut installs = forwarder.installs_watch(self.shard);
-        match forwarder.send(self.shard, batch).await {
-            Ok(_) => {
-                // `run` leaves this wait when the own replica has applied the batch. One that came
-                // in a snapshot is not applied: the shard is asked again for its stored answers.
-                let installed = async {
-                    match &mut installs {
-                        Some(installs) => drop(installs.changed().await),
-                        None => std::future::pending().await,
-                    }
-                };
-                drop(timeout(LOCAL_APPLY_WAIT, installed).await);
+        // `run` leaves this wait when the own replica has applied the batch. One that came in a
+        // snapshot is not applied: the shard is asked again for its stored answers.
+        let installed = async {
+            match &mut installs {
+                Some(installs) => drop(installs.changed().await),
+                None => std::future::pending().await,
             }
+        };
+        tokio::pin!(installed);
+        let sent = tokio::select! {
+            sent = forwarder.send(self.shard, batch) => sent,
+            () = &mut installed => return,
+        };
+        match sent {
+            Ok(_) => drop(timeout(LOCAL_APPLY_WAIT, installed).await),
             Err(error) => {
                 tracing::debug!(shard = %self.shard, %error, "proposal not written, sending again");
                 forwarder.leader_changed(self.shard, RETRY_PAUSE).await;

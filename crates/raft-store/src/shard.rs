@@ -12,6 +12,7 @@ use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{Instant as _, ReadPolicy};
 use session::{Body, StoredMessage};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::Batch;
@@ -22,6 +23,7 @@ use crate::error::WriteError;
 use crate::group_commit::GroupCommit;
 use crate::ids::{NodeId, ShardId};
 use crate::machine::Machine;
+use crate::pace::Pace;
 use crate::replica::Replica;
 use crate::state_machine::StateMachine;
 use crate::type_config::TypeConfig;
@@ -155,9 +157,15 @@ impl Shard {
 
     /// Makes entries of the batches that wait, one entry after the other, until the node stops.
     pub(crate) async fn commit_groups(&self, stop: CancellationToken) {
-        while let Some(Some(group)) = stop.run_until_cancelled(self.group_commit.next()).await {
+        let mut pace = Pace::default();
+        while let Some(Some(group)) = stop
+            .run_until_cancelled(self.group_commit.next(&pace))
+            .await
+        {
+            let (commands, began) = (group.commands(), Instant::now());
             let (batches, waiters) = group.into_parts();
             let answers = self.commit(batches).await;
+            pace.answered(commands, began.elapsed());
             waiters.answer(answers);
         }
         self.group_commit.close();

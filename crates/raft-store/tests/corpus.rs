@@ -1,0 +1,27 @@
+//! What fuzzing found worth keeping still holds: see docs/TESTING.md.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    clippy::cast_possible_truncation,
+    reason = "a test: a panic is its failure"
+)]
+
+#[path = "../../../tests/fuzz/corpus.rs"]
+mod corpus;
+#[path = "../../../tests/fuzz/checks/entry.rs"]
+mod entry;
+#[path = "../../../tests/fuzz/checks/machine.rs"]
+mod machine;
+
+#[test]
+fn what_is_in_the_log_and_in_the_tables_is_a_value_or_an_error() {
+    corpus::replay("entry", entry::check);
+}
+
+#[test]
+fn a_machine_answers_whatever_is_committed_and_a_restarted_replica_says_the_same() {
+    corpus::replay("machine", machine::check);
+}
