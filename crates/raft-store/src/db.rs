@@ -60,14 +60,14 @@ pub struct Budget {
 impl Budget {
     /// Write buffers of 16 MiB: large enough that flushes are rare, small enough that both databases
     /// together take less than 100 MiB, and that the replay of the write-ahead log at a start takes
-    /// less than a second. Tails of 64 MiB: a follower that lags no further, some seconds at full
+    /// less than a second. Tails of 16 MiB: a follower that lags no further, a second or two at full
     /// load, is served from memory.
     #[must_use]
     pub fn new(block_cache_bytes: u64) -> Self {
         Self {
             block_cache_bytes,
             write_buffer_bytes: 16 << 20,
-            log_tail_bytes: 64 << 20,
+            log_tail_bytes: 16 << 20,
         }
     }
 }

@@ -82,9 +82,9 @@ impl EncodedBatch {
         }
     }
 
-    /// How many commands it has.
-    pub(crate) fn commands(&self) -> usize {
-        self.batch.commands.len()
+    /// What it counts where batches wait for company.
+    pub(crate) fn weight(&self) -> usize {
+        crate::pace::weight(self.batch.commands.len(), self.bytes.len())
     }
 
     /// Bytes in an entry.

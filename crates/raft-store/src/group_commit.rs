@@ -69,7 +69,7 @@ impl GroupCommit {
                 if queue.closed {
                     return None;
                 }
-                let wait = pace.wait(queue.commands());
+                let wait = pace.wait(queue.weight());
                 if wait.is_none() {
                     let group = take_group(&mut queue.waiting);
                     if !group.is_empty() {
@@ -100,10 +100,10 @@ impl GroupCommit {
 }
 
 impl Queue {
-    fn commands(&self) -> usize {
+    fn weight(&self) -> usize {
         self.waiting
             .iter()
-            .map(|waiting| waiting.batch.commands())
+            .map(|waiting| waiting.batch.weight())
             .sum()
     }
 }
@@ -121,9 +121,9 @@ fn take_group(waiting: &mut Vec<Waiting>) -> Vec<Waiting> {
 }
 
 impl Group {
-    /// How many commands are in its batches.
-    pub(crate) fn commands(&self) -> usize {
-        self.0.iter().map(|waiting| waiting.batch.commands()).sum()
+    /// What its batches count together.
+    pub(crate) fn weight(&self) -> usize {
+        self.0.iter().map(|waiting| waiting.batch.weight()).sum()
     }
 
     pub(crate) fn into_parts(self) -> (Vec<EncodedBatch>, Waiters) {
@@ -223,16 +223,17 @@ mod tests {
     async fn after_a_crowd_a_batch_waits_for_the_others() {
         let group_commit = Arc::new(GroupCommit::default());
         let pace = Pace::waiting_for(40);
-        let next = group_commit.next(&pace);
-        tokio::pin!(next);
+        let mut next = Box::pin(group_commit.next(&pace));
         let mut writes = Vec::new();
         for commands in [10, 20, 10] {
-            assert!(futures::poll!(&mut next).is_pending());
+            let early = futures::poll!(next.as_mut());
+            assert!(early.is_pending());
             let mut write = Box::pin(group_commit.write(batch_of(commands)));
-            assert!(futures::poll!(&mut write).is_pending());
+            let answered = futures::poll!(write.as_mut());
+            assert!(answered.is_pending());
             writes.push(write);
         }
-        assert_eq!(next.await.unwrap().commands(), 40);
+        assert_eq!(next.await.unwrap().weight(), 40);
     }
 
     #[tokio::test]
@@ -245,7 +246,7 @@ mod tests {
             async {
                 let group = group_commit.next(&pace).await.unwrap();
                 group_commit.close();
-                group.commands()
+                group.weight()
             }
         );
         assert_eq!(group, 10);
@@ -257,7 +258,8 @@ mod tests {
         drop(futures::poll!(Box::pin(group_commit.write(batch(1)))));
         let (batches, _) = {
             let write = Box::pin(group_commit.write(batch(2)));
-            let next = Box::pin(group_commit.next(&Pace::default()));
+            let pace = Pace::default();
+            let next = Box::pin(group_commit.next(&pace));
             match futures::future::select(next, write).await {
                 futures::future::Either::Left((group, _)) => group.unwrap().into_parts(),
                 futures::future::Either::Right(_) => panic!("not committed"),

@@ -132,6 +132,8 @@ struct SessionRecord {
     /// worth a write. `u64::MAX` for a new session until its first save, since the tables may still have
     /// deliveries of an earlier session of this client.
     unsaved_from: u64,
+    /// Its key is among the changed ones.
+    is_changed: bool,
 }
 
 /// What to do with a batch.

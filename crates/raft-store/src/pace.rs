@@ -10,33 +10,39 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Commands that are a crowd: below, the wait would cost more time than the entry costs work.
+/// What counts as a crowd: below, the wait would cost more time than the entry costs work.
 const CROWD_MIN: usize = 16;
 /// The longest wait: less than what an fsync takes on a busy disk.
 const WAIT_MAX: Duration = Duration::from_millis(8);
 
+/// What commands count together: one each, and another one per half KiB, since one may stand for many
+/// messages.
+pub(crate) fn weight(commands: usize, bytes: usize) -> usize {
+    commands.saturating_add(bytes / 512)
+}
+
 /// The pace of one sequence of batches, of which one is under way at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
-    /// Until when it is worth to wait for how many commands.
+    /// Until when it is worth to wait for how much.
     company: Option<Company>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Company {
-    commands: usize,
+    weight: usize,
     until: Instant,
 }
 
 impl Pace {
-    /// A batch of so many commands was answered, so long after it left.
-    pub(crate) fn answered(&mut self, commands: usize, took: Duration) {
-        self.answered_at(commands, took, Instant::now());
+    /// A batch of this weight was answered, so long after it left.
+    pub(crate) fn answered(&mut self, weight: usize, took: Duration) {
+        self.answered_at(weight, took, Instant::now());
     }
 
-    fn answered_at(&mut self, commands: usize, took: Duration, now: Instant) {
-        self.company = (commands >= CROWD_MIN).then(|| Company {
-            commands,
+    fn answered_at(&mut self, weight: usize, took: Duration, now: Instant) {
+        self.company = (weight >= CROWD_MIN).then(|| Company {
+            weight,
             until: now + took.min(WAIT_MAX),
         });
     }
@@ -48,22 +54,22 @@ impl Pace {
 
     fn wait_at(&self, waiting: usize, now: Instant) -> Option<Instant> {
         let company = self.company?;
-        (waiting < company.commands && now < company.until).then_some(company.until)
+        (waiting < company.weight && now < company.until).then_some(company.until)
     }
 
-    /// How many waiting commands end a wait.
+    /// What weight ends a wait.
     pub(crate) fn enough(&self) -> usize {
-        self.company.map_or(1, |company| company.commands)
+        self.company.map_or(1, |company| company.weight)
     }
 }
 
 #[cfg(test)]
 impl Pace {
-    /// Waits for so many commands, for very long.
-    pub(crate) fn waiting_for(commands: usize) -> Self {
+    /// Waits for so much, for very long.
+    pub(crate) fn waiting_for(weight: usize) -> Self {
         let until = Instant::now() + Duration::from_secs(600);
         Self {
-            company: Some(Company { commands, until }),
+            company: Some(Company { weight, until }),
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::encoding::encode_command;
 use crate::forward::Forwarder;
 use crate::ids::ShardId;
 use crate::machine::Applied;
-use crate::pace::Pace;
+use crate::pace::{Pace, weight};
 
 /// Commands in one batch at most.
 pub const BATCH_COMMANDS_MAX: usize = 1024;
@@ -129,10 +129,9 @@ impl<W> ProposerCore<W> {
             .collect()
     }
 
-    /// How many commands wait for their batch.
-    #[must_use]
-    pub fn waiting_commands(&self) -> usize {
-        self.waiting.len()
+    /// What waits counts so much in the next batch.
+    fn waiting_weight(&self) -> usize {
+        weight(self.waiting.len(), self.waiting_bytes)
     }
 
     /// Bytes of the commands that wait for their batch.
@@ -148,7 +147,7 @@ pub struct Proposer<W> {
     shard: ShardId,
     id: ProposerId,
     core: Mutex<ProposerCore<W>>,
-    /// So many waiting commands are told to the driver.
+    /// When what waits counts so much, the driver is told.
     enough: AtomicUsize,
     /// Enough was submitted.
     submitted: Notify,
@@ -179,13 +178,15 @@ impl<W: Waiter> Proposer<W> {
     /// Appends a command to the stream; `waiter` gets the response once it is applied here.
     pub fn propose(&self, command: &Command, waiter: W) {
         let bytes = encode_command(command);
-        let waiting = {
+        let (before, after) = {
             let mut core = self.lock();
+            let before = core.waiting_weight();
             core.submit(bytes, waiter);
-            core.waiting_commands()
+            (before, core.waiting_weight())
         };
-        // A driver that waits for less is told: its first command, and the one that makes a crowd.
-        if waiting == 1 || waiting == self.enough.load(Ordering::Relaxed) {
+        // The driver is told of the first command, and of the one that makes a crowd.
+        let enough = self.enough.load(Ordering::Relaxed);
+        if before == 0 || (before < enough && after >= enough) {
             self.submitted.notify_one();
         }
     }
@@ -234,7 +235,8 @@ impl<W: Waiter> Proposer<W> {
                     () = self.send_once(&forwarder, &batch) => {}
                 }
             }
-            pace.answered(batch.commands.len(), began.elapsed());
+            let bytes = batch.commands.iter().map(Bytes::len).sum();
+            pace.answered(weight(batch.commands.len(), bytes), began.elapsed());
         }
     }
 
@@ -244,7 +246,7 @@ impl<W: Waiter> Proposer<W> {
             let wait = {
                 let mut core = self.lock();
                 let wait = match core.waiting_bytes() < BATCH_BYTES_MAX {
-                    true => pace.wait(core.waiting_commands()),
+                    true => pace.wait(core.waiting_weight()),
                     false => None,
                 };
                 if wait.is_none()
@@ -252,7 +254,7 @@ impl<W: Waiter> Proposer<W> {
                 {
                     return batch;
                 }
-                wait.filter(|_| core.waiting_commands() > 0)
+                wait.filter(|_| core.waiting_weight() > 0)
             };
             let submitted = self.submitted.notified();
             match wait {

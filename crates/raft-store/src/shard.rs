@@ -162,10 +162,10 @@ impl Shard {
             .run_until_cancelled(self.group_commit.next(&pace))
             .await
         {
-            let (commands, began) = (group.commands(), Instant::now());
+            let (weight, began) = (group.weight(), Instant::now());
             let (batches, waiters) = group.into_parts();
             let answers = self.commit(batches).await;
-            pace.answered(commands, began.elapsed());
+            pace.answered(weight, began.elapsed());
             waiters.answer(answers);
         }
         self.group_commit.close();

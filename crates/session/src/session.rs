@@ -142,6 +142,11 @@ impl Session {
         self.outbound.record(position)
     }
 
+    /// Positions, from one on, at which something is to be stored, ascending.
+    pub fn delivery_positions_from(&self, from: u64) -> impl Iterator<Item = u64> {
+        self.outbound.positions_from(from)
+    }
+
     /// Ids of QoS 2 messages from the client that wait for PUBREL, ascending.
     pub fn awaiting_pubrel(&self) -> impl ExactSizeIterator<Item = PacketId> {
         self.inbound.ids().iter().copied()

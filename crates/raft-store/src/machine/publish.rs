@@ -258,10 +258,15 @@ impl Machine {
         outputs: &mut Vec<Output>,
         effects: &mut Vec<Effect>,
     ) {
-        let record = self.sessions.get(client_id);
-        let holder = record.and_then(|record| record.holder);
-        let unsaved_from = record.map_or(u64::MAX, |record| record.unsaved_from);
-        self.changes.insert(StateKey::Session(client_id.clone()));
+        let (mut holder, mut unsaved_from) = (None, u64::MAX);
+        if let Some(record) = self.sessions.get_mut(client_id) {
+            (holder, unsaved_from) = (record.holder, record.unsaved_from);
+            if !std::mem::replace(&mut record.is_changed, true) {
+                self.changes.insert(StateKey::Session(client_id.clone()));
+            }
+        } else {
+            self.changes.insert(StateKey::Session(client_id.clone()));
+        }
         for output in outputs.drain(..) {
             match output {
                 Output::Send {
@@ -269,7 +274,7 @@ impl Machine {
                     packet_id: Some(packet_id),
                     mut delivery,
                 } => {
-                    self.delivery_changed(client_id, position);
+                    self.delivery_changed(client_id, position, unsaved_from);
                     if let Some(holder) = holder {
                         self.bodies.resolve(&mut delivery.body);
                         effects.push(Effect::Send {
@@ -287,7 +292,7 @@ impl Machine {
                     reason_code,
                 } => {
                     if let Some(position) = position {
-                        self.delivery_changed(client_id, position);
+                        self.delivery_changed(client_id, position, unsaved_from);
                     }
                     if let Some(holder) = holder {
                         effects.push(Effect::SendPubrel {
@@ -298,12 +303,11 @@ impl Machine {
                         });
                     }
                 }
-                Output::Queued { position } => self.delivery_changed(client_id, position),
-                Output::Completed { position } => {
-                    self.delivery_ended(client_id, position, unsaved_from);
+                Output::Queued { position } | Output::Completed { position } => {
+                    self.delivery_changed(client_id, position, unsaved_from);
                 }
                 Output::Reassign { position, delivery } => {
-                    self.delivery_ended(client_id, position, unsaved_from);
+                    self.delivery_changed(client_id, position, unsaved_from);
                     self.reassign(client_id, delivery);
                 }
                 Output::Released { body } => self.bodies.release(body),
@@ -329,18 +333,12 @@ impl Machine {
         }
     }
 
-    fn delivery_changed(&mut self, client_id: &ClientId, position: u64) {
-        self.changes
-            .insert(StateKey::Delivery(client_id.clone(), position));
-    }
-
-    /// What the tables never had needs no write.
-    fn delivery_ended(&mut self, client_id: &ClientId, position: u64, unsaved_from: u64) {
-        let key = StateKey::Delivery(client_id.clone(), position);
-        if position >= unsaved_from {
-            self.changes.remove(&key);
-        } else {
-            self.changes.insert(key);
+    /// From `unsaved_from` on a save looks at what the session has then: what came and went in between
+    /// is never noted.
+    fn delivery_changed(&mut self, client_id: &ClientId, position: u64, unsaved_from: u64) {
+        if position < unsaved_from {
+            self.changes
+                .insert(StateKey::Delivery(client_id.clone(), position));
         }
     }
 }

@@ -63,6 +63,7 @@ impl Machine {
             formers,
             session,
             unsaved_from: unsaved_from.filter(|_| session_present).unwrap_or(u64::MAX),
+            is_changed: false,
         };
         self.sessions.insert(client_id.clone(), record);
         effects.push(resumed);

@@ -63,8 +63,17 @@ struct Incoming {
 }
 
 impl SessionRecord {
+    /// Positions of deliveries that the tables never had.
+    fn unsaved(&self) -> impl Iterator<Item = u64> {
+        let session = self.session.as_deref();
+        session
+            .into_iter()
+            .flat_map(|session| session.delivery_positions_from(self.unsaved_from))
+    }
+
     /// The tables have everything up to now.
     fn note_saved(&mut self) {
+        self.is_changed = false;
         if let Some(session) = &self.session {
             self.unsaved_from = session.meta().next_position;
         }
@@ -76,10 +85,13 @@ impl Machine {
     pub fn take_changes(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         let bodies = self.bodies.take_changes();
         let changes = std::mem::take(&mut self.changes);
+        let mut deliveries = Vec::new();
         for key in &changes {
             if let StateKey::Session(client_id) = key
                 && let Some(record) = self.sessions.get_mut(client_id)
             {
+                let key = |position| StateKey::Delivery(client_id.clone(), position);
+                deliveries.extend(record.unsaved().map(key));
                 record.note_saved();
             } else if let StateKey::Outbox(target) = key {
                 self.outbox.note_saved(*target);
@@ -87,6 +99,7 @@ impl Machine {
         }
         changes
             .iter()
+            .chain(&deliveries)
             .chain(&bodies)
             .map(|key| {
                 (
@@ -328,6 +341,7 @@ impl Machine {
                     formers,
                     session: None,
                     unsaved_from: u64::MAX,
+                    is_changed: false,
                 };
                 self.sessions.insert(client_id, record);
             }

@@ -35,6 +35,12 @@ impl Outbound {
         Some(DeliveryRecord::new(Some(delivery), DeliveryPhase::Queued))
     }
 
+    /// Positions, from one on, of what is on its way.
+    pub(crate) fn positions_from(&self, from: u64) -> impl Iterator<Item = u64> {
+        let in_flight = self.in_flight.range(from..).map(|(&position, _)| position);
+        in_flight.chain(self.first_queued_position().max(from)..self.next_position)
+    }
+
     /// Everything on its way, by position.
     pub(crate) fn parts(&self) -> BTreeMap<u64, DeliveryParts> {
         let body = |delivery: &Delivery| delivery.body.reference();
