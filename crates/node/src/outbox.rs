@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_store::{Command, OutboxItem, OutboxTarget, ProposerId, Response, ShardId};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::broker::Broker;
 use crate::waiter::CommandWaiter;
@@ -21,7 +21,13 @@ const ITEMS_MAX: usize = 512;
 const BYTES_MAX: usize = 1024 * 1024;
 /// Pause after a batch could not be written.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// How often an outbox is looked at although nothing was applied.
+/// How long what was taken may stay in the outbox: telling the source costs a command, and nothing
+/// waits for it.
+const TRIM_AFTER: Duration = Duration::from_millis(100);
+/// Items that were taken and are still in the outbox, at most: after a change of leader they are
+/// offered again.
+const UNTRIMMED_ITEMS_MAX: u64 = 4096;
+/// How often an outbox is looked at although nothing was put into it.
 const IDLE_PERIOD: Duration = Duration::from_millis(200);
 /// Bytes in one outbox beyond which publishers wait. Exceeded by what comes in within `BOUND_PERIOD`.
 const OUTBOX_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -35,67 +41,120 @@ pub(crate) async fn drain(broker: Arc<Broker>, source: ShardId, target: ShardId)
     let Some(local) = broker.shards.shard(source) else {
         return;
     };
-    let mut applied = local.applied_watch();
-    let mut taken = 0_u64;
+    let mut pushes = local.outbox_watch();
+    let mut drain = Drain::new(source, target);
     loop {
-        applied.mark_unchanged();
+        pushes.mark_unchanged();
         if !local.is_leader() {
-            taken = 0;
-        } else if let Some(upto) = drain_batch(&broker, source, target, taken).await {
-            taken = upto;
+            drain = Drain::new(source, target);
+        } else if drain.batch(&broker).await {
             continue;
         }
-        // Nothing to do until the shard applies something; looked at again in any case, since
-        // leadership comes without an entry of ours.
-        drop(timeout(IDLE_PERIOD, applied.changed()).await);
+        // Looked at again in any case, since leadership and snapshots come without an entry of ours.
+        drop(timeout_at(drain.look_again(), pushes.changed()).await);
     }
 }
 
-/// Writes one batch into the target and records it as taken. `None`: nothing waits.
-async fn drain_batch(broker: &Broker, source: ShardId, target: ShardId, taken: u64) -> Option<u64> {
-    let local = broker.shards.shard(source)?;
-    let to = OutboxTarget::Shard(target);
-    let settled = local.with_machine(|machine| machine.outbox_settled(to));
-    let items = local.outbox_items(to, taken, ITEMS_MAX, BYTES_MAX);
-    let (first, _) = items.front()?;
-    let (first, last) = (*first, items.back().map_or(*first, |(number, _)| *number));
-    let items = items.into_iter().map(|(_, item)| item).collect();
-    let command = [Command::TakeOutbox {
-        source,
-        settled,
-        first,
-        items,
-    }];
-    let written = broker
-        .write(target, ProposerId::Outbox { source }, &command)
-        .await;
-    let refused = match written.as_deref().map(<[Response]>::first) {
-        Ok(Some(Response::TookOutbox { refused })) => refused.clone(),
-        Ok(answer) => {
-            tracing::error!(%source, %target, ?answer, "outbox items were refused");
-            sleep(RETRY_PAUSE).await;
-            return Some(0);
+/// How far the items of one pair of shards have come.
+struct Drain {
+    source: ShardId,
+    target: ShardId,
+    /// The target has taken all up to this one.
+    taken: u64,
+    /// The source has been told of all up to this one.
+    trimmed: u64,
+    /// When it is told of the rest.
+    trim_at: Option<Instant>,
+}
+
+impl Drain {
+    fn new(source: ShardId, target: ShardId) -> Self {
+        Self {
+            source,
+            target,
+            taken: 0,
+            trimmed: 0,
+            trim_at: None,
         }
-        Err(error) => {
-            tracing::debug!(%source, %target, %error, "outbox items not written, trying again");
-            sleep(RETRY_PAUSE).await;
-            return Some(taken);
+    }
+
+    fn look_again(&self) -> Instant {
+        let idle = Instant::now() + IDLE_PERIOD;
+        self.trim_at.map_or(idle, |trim_at| trim_at.min(idle))
+    }
+
+    /// Writes one batch into the target, and tells the source when that is due. False: nothing waits.
+    async fn batch(&mut self, broker: &Broker) -> bool {
+        let due = self.trim_at.is_some_and(|at| at <= Instant::now());
+        if due || self.taken.saturating_sub(self.trimmed) >= UNTRIMMED_ITEMS_MAX {
+            self.trim(broker, self.taken, Vec::new()).await;
         }
-    };
-    let is_complete = refused.is_empty();
-    let trim = [Command::Taken {
-        target: to,
-        upto: last,
-        refused,
-    }];
-    match broker.propose_idempotent(source, &trim).await {
-        Ok(_) => Some(last),
-        // Lazily: what is lost here is covered by the next one, or the items are offered again. What
-        // was refused is known to nobody else: those must be offered again, and are refused again.
-        Err(error) => {
-            tracing::debug!(%source, %target, %error, "outbox not trimmed yet");
-            sleep(RETRY_PAUSE).await;
-            Some(if is_complete { last } else { taken })
+        let Some(local) = broker.shards.shard(self.source) else {
+            return false;
+        };
+        let to = OutboxTarget::Shard(self.target);
+        let settled = local.with_machine(|machine| machine.outbox_settled(to));
+        let items = local.outbox_items(to, self.taken, ITEMS_MAX, BYTES_MAX);
+        let Some((first, _)) = items.front() else {
+            return false;
+        };
+        let (first, last) = (*first, items.back().map_or(*first, |(number, _)| *number));
+        let items = items.into_iter().map(|(_, item)| item).collect();
+        let command = [Command::TakeOutbox {
+            source: self.source,
+            settled,
+            first,
+            items,
+        }];
+        let proposer = ProposerId::Outbox {
+            source: self.source,
+        };
+        let written = broker.write(self.target, proposer, &command).await;
+        match written.as_deref().map(<[Response]>::first) {
+            Ok(Some(Response::TookOutbox { refused })) if refused.is_empty() => {
+                self.taken = last;
+                self.trim_at
+                    .get_or_insert_with(|| Instant::now() + TRIM_AFTER);
+            }
+            // What was refused is known to nobody else: the source is told before anything follows.
+            Ok(Some(Response::TookOutbox { refused })) => {
+                let refused = refused.clone();
+                self.trim(broker, last, refused).await;
+                self.taken = self.trimmed.max(self.taken);
+            }
+            Ok(answer) => {
+                let (source, target) = (self.source, self.target);
+                tracing::error!(%source, %target, ?answer, "outbox items were refused");
+                *self = Self::new(source, target);
+                sleep(RETRY_PAUSE).await;
+            }
+            Err(error) => {
+                let (source, target) = (self.source, self.target);
+                tracing::debug!(%source, %target, %error, "outbox items not written, trying again");
+                sleep(RETRY_PAUSE).await;
+            }
+        }
+        true
+    }
+
+    /// Tells the source what the target has taken and what it has refused.
+    async fn trim(&mut self, broker: &Broker, upto: u64, refused: Vec<u64>) {
+        let command = [Command::Taken {
+            target: OutboxTarget::Shard(self.target),
+            upto,
+            refused,
+        }];
+        match broker.propose_idempotent(self.source, &command).await {
+            Ok(_) => {
+                self.trimmed = upto;
+                self.trim_at = None;
+            }
+            // The next one covers it; what was refused is offered again, and refused again.
+            Err(error) => {
+                let (source, target) = (self.source, self.target);
+                tracing::debug!(%source, %target, %error, "outbox not trimmed yet");
+                sleep(RETRY_PAUSE).await;
+            }
         }
     }
 }

@@ -12,7 +12,7 @@
 //!   stay at an older, consistent state.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -63,7 +63,9 @@ pub(crate) struct Replica {
     log: LogStore,
     pub(crate) clock: ShardClock,
     on_applied: OnApplied,
-    applied: watch::Sender<u64>,
+    applied: AtomicU64,
+    /// Follows [`Machine::outbox_pushes`].
+    outbox_pushes: watch::Sender<u64>,
     /// How many snapshots were installed in this life.
     installs: watch::Sender<u64>,
     state: Mutex<State>,
@@ -146,7 +148,7 @@ impl Replica {
         let applied = saved.as_ref().map(|saved| saved.applied);
         let replay = replay_of(applied, &log);
         log_load(shard, &loaded, began.elapsed(), applied, replay.as_ref());
-        let (sender, _) = watch::channel(applied.map_or(0, |applied| applied.index));
+        let applied_index = AtomicU64::new(applied.map_or(0, |applied| applied.index));
         let state = State {
             machine,
             applied,
@@ -166,7 +168,8 @@ impl Replica {
             log,
             clock,
             on_applied,
-            applied: sender,
+            applied: applied_index,
+            outbox_pushes: watch::channel(0).0,
             installs: watch::channel(0).0,
             state: Mutex::new(state),
             saving: Mutex::default(),
@@ -231,11 +234,12 @@ impl Replica {
     }
 
     pub(crate) fn applied_index(&self) -> u64 {
-        *self.applied.borrow()
+        self.applied.load(Ordering::Acquire)
     }
 
-    pub(crate) fn applied_watch(&self) -> watch::Receiver<u64> {
-        self.applied.subscribe()
+    /// Follows [`Machine::outbox_pushes`]. A snapshot may bring items without a change.
+    pub(crate) fn outbox_watch(&self) -> watch::Receiver<u64> {
+        self.outbox_pushes.subscribe()
     }
 
     /// Changes with each installed snapshot, after its effects were handed out.
@@ -368,7 +372,7 @@ impl Replica {
             "installed a snapshot"
         );
         (self.on_applied)(self.shard, index, vec![applied]);
-        self.applied.send_replace(index);
+        self.applied.store(index, Ordering::Release);
         self.installs.send_modify(|count| *count += 1);
         Ok(())
     }
@@ -404,7 +408,9 @@ impl Replica {
     /// Applies one entry and hands its effects out; returns the answers to each of its batches.
     pub(crate) fn apply(&self, entry: Entry) -> Arc<[Answers]> {
         let index = entry.log_id.index;
-        let applied = self.apply_to_state(entry);
+        let (applied, pushes) = self.apply_to_state(entry);
+        self.outbox_pushes
+            .send_if_modified(|known| std::mem::replace(known, pushes) != pushes);
         let answers = applied
             .iter()
             .map(|applied| Arc::clone(&applied.answers))
@@ -413,11 +419,12 @@ impl Replica {
             (self.on_applied)(self.shard, index, applied);
         }
         // Whoever is answered must find the index at least there.
-        self.applied.send_replace(index);
+        self.applied.store(index, Ordering::Release);
         answers
     }
 
-    fn apply_to_state(&self, entry: Entry) -> Vec<Applied> {
+    /// What its batches did, and [`Machine::outbox_pushes`].
+    fn apply_to_state(&self, entry: Entry) -> (Vec<Applied>, u64) {
         let Entry { log_id, payload } = entry;
         let mut state = self.state();
         state.unsaved.entries += 1;
@@ -436,7 +443,7 @@ impl Replica {
             }
         };
         note_replayed(self.shard, &mut state.replay, log_id.index);
-        applied
+        (applied, state.machine.outbox_pushes())
     }
 
     fn apply_batches(&self, machine: &mut Machine, at: &LogId, entry: &Proposal) -> Vec<Applied> {

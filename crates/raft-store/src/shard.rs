@@ -233,17 +233,18 @@ impl Shard {
         self.leader() == Some(self.node)
     }
 
-    /// Index of the last entry applied here; 0 before the first.
+    /// Index of the last entry applied here; 0 before the first. An entry's index shows after its
+    /// effects were handed out, and before [`Self::write`] answers.
     #[must_use]
     pub fn applied_index(&self) -> u64 {
         self.replica.applied_index()
     }
 
-    /// Follows [`Self::applied_index`]. An entry's index shows after its effects were handed out,
-    /// and before [`Self::write`] answers.
+    /// Changes with each item that is put into the outbox for a shard. A snapshot, or the start, may
+    /// bring items without a change.
     #[must_use]
-    pub fn applied_watch(&self) -> watch::Receiver<u64> {
-        self.replica.applied_watch()
+    pub fn outbox_watch(&self) -> watch::Receiver<u64> {
+        self.replica.outbox_watch()
     }
 
     /// Follows the installation of snapshots here: what such a one brought was not applied entry by

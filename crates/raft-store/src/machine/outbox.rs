@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use codec::{ClientId, TopicFilter};
 
+use super::Machine;
 use crate::command::OutboxTarget;
 use crate::ids::{Incarnation, NodeId};
 
@@ -18,6 +19,8 @@ use crate::ids::{Incarnation, NodeId};
 pub(super) struct Outbox {
     targets: BTreeMap<OutboxTarget, TargetQueue>,
     bytes: u64,
+    /// How many items were put in for shards, since this replica was loaded.
+    pushes: u64,
 }
 
 /// What waits for one target.
@@ -52,10 +55,21 @@ impl Default for TargetQueue {
     }
 }
 
+impl Machine {
+    /// Changes with each item that is put into the outbox for a shard.
+    #[must_use]
+    pub fn outbox_pushes(&self) -> u64 {
+        self.outbox.pushes
+    }
+}
+
 impl Outbox {
     /// Appends an item and returns its number.
     pub(super) fn push(&mut self, target: OutboxTarget, item: Item) -> u64 {
         self.bytes = self.bytes.saturating_add(u64::from(item.size_bytes));
+        if matches!(target, OutboxTarget::Shard(_)) {
+            self.pushes = self.pushes.wrapping_add(1);
+        }
         let queue = self.targets.entry(target).or_default();
         let number = queue.next_number;
         queue.next_number = number.saturating_add(1);
