@@ -4,7 +4,7 @@
 //! where the peer says it stopped. When the peer's life ends, everything that waits for it is
 //! answered: its transient sessions are gone.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::proto::live_ack::Kind as AckKind;
 use crate::proto::live_frame::Kind as FrameKind;
 use crate::proto::live_item::Kind as ItemKind;
 use crate::proto::peers_client::PeersClient;
-use crate::proto::{LiveFrame, LiveHello, LiveItem};
+use crate::proto::{LiveAck, LiveFrame, LiveHello, LiveItem};
 use crate::waiter::LiveWaiter;
 
 /// Bytes that may wait for one peer before publishers stop being read (G9).
@@ -54,6 +54,19 @@ struct Queue {
     last_sequence: u64,
     items: VecDeque<Waiting>,
     bytes: usize,
+    /// Received by the peer, which holds their acknowledgements up. Bounded by what publishers have
+    /// under way.
+    held: BTreeMap<u64, LiveWaiter>,
+}
+
+impl Queue {
+    /// Nobody here needs to wait any longer.
+    fn answer(self) {
+        answer(self.items);
+        for waiter in self.held.into_values() {
+            waiter.released();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -108,7 +121,7 @@ impl Link {
         };
         self.queued.notify_one();
         self.drained.notify_waiters();
-        answer(dropped.items);
+        dropped.answer();
     }
 
     /// That life of the peer is over.
@@ -128,7 +141,7 @@ impl Link {
         };
         self.queued.notify_one();
         self.drained.notify_waiters();
-        answer(dropped.items);
+        dropped.answer();
     }
 
     /// Queues an item; `waiter` is answered when the peer has received it, or at once if the peer
@@ -204,6 +217,11 @@ impl Link {
             if let Err(error) = self.stream(channel.clone(), hello, to).await {
                 tracing::debug!(peer = %self.peer, %error, "live stream ended");
             }
+            // Who is released no longer reaches this node.
+            let held = std::mem::take(&mut self.lock().held);
+            for waiter in held.into_values() {
+                waiter.released();
+            }
             sleep(RETRY_PAUSE).await;
         }
     }
@@ -237,15 +255,18 @@ impl Link {
         };
         tracing::debug!(peer = %self.peer, received = sent, "live stream open");
         self.lock().reached = to;
-        self.acknowledged(to, sent);
+        self.acknowledged(to, sent, &[]);
         while self.lock().to == Some(to) {
             let next = self.next_after(sent);
             tokio::select! {
-                ack = acks.message() => match ack?.and_then(|ack| ack.kind) {
-                    Some(AckKind::Upto(upto)) => self.acknowledged(to, upto),
-                    Some(AckKind::Welcome(_)) => return Err(StreamError::Nonsense),
-                    None => return Err(StreamError::Closed),
-                },
+                ack = acks.message() => {
+                    let LiveAck { kind, held, released } = ack?.ok_or(StreamError::Closed)?;
+                    let Some(AckKind::Upto(upto)) = kind else {
+                        return Err(StreamError::Nonsense);
+                    };
+                    self.acknowledged(to, upto, &held);
+                    self.released(to, &released);
+                }
                 permit = frames.reserve(), if next.is_some() => {
                     let permit = permit.map_err(|_gone| StreamError::Closed)?;
                     if let Some(item) = next {
@@ -269,24 +290,53 @@ impl Link {
         queue.items.get(offset).map(|waiting| waiting.item.clone())
     }
 
-    /// The peer has everything up to `upto`.
-    fn acknowledged(&self, to: Incarnation, upto: u64) {
+    /// The peer has everything up to `upto`, and holds up what is in `held`, in ascending order.
+    fn acknowledged(&self, to: Incarnation, upto: u64, held: &[u64]) {
         let mut done = VecDeque::new();
         {
             let mut queue = self.lock();
             if queue.to != Some(to) {
                 return;
             }
-            while let Some(waiting) = queue
+            while let Some(mut waiting) = queue
                 .items
                 .pop_front_if(|waiting| waiting.item.sequence <= upto)
             {
                 queue.bytes = queue.bytes.saturating_sub(waiting.bytes);
+                let sequence = waiting.item.sequence;
+                if !held.is_empty()
+                    && held.binary_search(&sequence).is_ok()
+                    && let Some(waiter) = waiting.waiter.take()
+                {
+                    waiter.held();
+                    queue.held.insert(sequence, waiter);
+                    continue;
+                }
                 done.push_back(waiting);
             }
         }
         self.drained.notify_waiters();
         answer(done);
+    }
+
+    /// The peer holds these up no longer.
+    fn released(&self, to: Incarnation, released: &[u64]) {
+        if released.is_empty() {
+            return;
+        }
+        let waiters: Vec<_> = {
+            let mut queue = self.lock();
+            if queue.to != Some(to) {
+                return;
+            }
+            let known = released.iter();
+            known
+                .filter_map(|sequence| queue.held.remove(sequence))
+                .collect()
+        };
+        for waiter in waiters {
+            waiter.released();
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
