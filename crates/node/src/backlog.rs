@@ -66,13 +66,13 @@ impl Backlog {
 
     /// A further message of `bytes` stays within the limits.
     pub(crate) fn has_room(self, bytes: usize, limits: &LiveLimits) -> bool {
-        self.messages < limits.messages_max
-            && self.bytes.saturating_add(bytes) <= limits.bytes_max
+        self.messages < limits.messages_max && self.bytes.saturating_add(bytes) <= limits.bytes_max
     }
 
     /// At least one `part`th of the limits.
     fn reaches(self, part: usize, limits: &LiveLimits) -> bool {
-        self.messages >= (limits.messages_max / part).max(1) || self.bytes >= limits.bytes_max / part
+        self.messages >= (limits.messages_max / part).max(1)
+            || self.bytes >= limits.bytes_max / part
     }
 
     /// So much waits that publishers are slowed down.

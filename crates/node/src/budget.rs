@@ -204,11 +204,7 @@ mod tests {
             (1_250, (true, true, true)),
         ] {
             let _kept = budget.keep(Vec::new(), used);
-            let named = (
-                budget.is_tight(),
-                budget.is_full(),
-                budget.is_overdrawn(),
-            );
+            let named = (budget.is_tight(), budget.is_full(), budget.is_overdrawn());
             assert_eq!(named, expected, "{used}");
         }
     }

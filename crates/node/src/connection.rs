@@ -220,10 +220,8 @@ impl Connection {
             let wants_packets = self.wants_packets();
             let has_capacity = self.had_capacity;
             let is_input_affordable = self.is_input_affordable();
-            let reads = wants_packets
-                && has_capacity
-                && is_input_affordable
-                && self.has_room_for_input();
+            let reads =
+                wants_packets && has_capacity && is_input_affordable && self.has_room_for_input();
             tokio::select! {
                 () = self.life.ended.cancelled() => return End::LifeOver,
                 written = wire::write(&mut self.wire.writer, &mut self.wire.output),
@@ -338,7 +336,8 @@ impl Connection {
     fn has_capacity(&mut self) -> bool {
         self.waits_for = self
             .waits_for
-            .filter(|destination| self.life.is_full(*destination));
+            .filter(|destination| self.life.is_full(*destination))
+            .or_else(|| self.life.overfull_peer().map(Destination::Peer));
         self.waits_for.is_none() && !self.broker.is_outbox_full()
     }
 

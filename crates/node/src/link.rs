@@ -5,6 +5,7 @@
 //! answered: its transient sessions are gone.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ use crate::waiter::LiveWaiter;
 
 /// Bytes that may wait for one peer before publishers stop being read (G9).
 const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes that wait although publishers that send to the peer are not read any more: each may have
+/// added one message of its own. From here on no publisher is read.
+const OVERFULL_BYTES: usize = 4 * WAITING_BYTES_MAX;
 /// Items handed to the transport and not yet written.
 const STREAM_ITEMS_MAX: usize = 256;
 /// Pause before a broken stream is opened again.
@@ -37,6 +41,7 @@ pub(crate) struct Link {
     peer: NodeId,
     address: String,
     queue: Mutex<Queue>,
+    overfull: AtomicBool,
     /// Something was queued, or the peer's life changed.
     queued: Notify,
     /// The queue fell below its bound.
@@ -96,6 +101,7 @@ impl Link {
             peer,
             address,
             queue: Mutex::new(Queue::default()),
+            overfull: AtomicBool::new(false),
             queued: Notify::new(),
             drained: Notify::new(),
         }
@@ -117,6 +123,7 @@ impl Link {
             };
             let dropped = std::mem::replace(&mut *queue, begun);
             push(&mut queue, first, 0, None);
+            self.note_bytes(&queue);
             dropped
         };
         self.queued.notify_one();
@@ -137,7 +144,9 @@ impl Link {
                 reached: queue.reached,
                 ..Queue::default()
             };
-            std::mem::replace(&mut *queue, idle)
+            let dropped = std::mem::replace(&mut *queue, idle);
+            self.note_bytes(&queue);
+            dropped
         };
         self.queued.notify_one();
         self.drained.notify_waiters();
@@ -156,6 +165,7 @@ impl Link {
             let mut queue = self.lock();
             if let Some(to) = queue.to {
                 push(&mut queue, kind, bytes, waiter);
+                self.note_bytes(&queue);
                 drop(queue);
                 self.queued.notify_one();
                 return Some(to);
@@ -180,6 +190,16 @@ impl Link {
     /// More waits than the bound: QoS 0 is dropped, QoS 1 and 2 wait with `ready`.
     pub(crate) fn is_full(&self) -> bool {
         self.lock().bytes >= WAITING_BYTES_MAX
+    }
+
+    /// So much waits that nobody may add to it. Costs nothing to ask.
+    pub(crate) fn is_overfull(&self) -> bool {
+        self.overfull.load(Ordering::Relaxed)
+    }
+
+    fn note_bytes(&self, queue: &Queue) {
+        self.overfull
+            .store(queue.bytes >= OVERFULL_BYTES, Ordering::Relaxed);
     }
 
     /// Waits while more waits for the peer than the bound.
@@ -314,6 +334,7 @@ impl Link {
                 }
                 done.push_back(waiting);
             }
+            self.note_bytes(&queue);
         }
         self.drained.notify_waiters();
         answer(done);
@@ -363,5 +384,34 @@ fn answer(items: VecDeque<Waiting>) {
         if let Some(waiter) = waiting.waiter {
             waiter.received();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::AnnouncementSnapshot;
+
+    fn item() -> ItemKind {
+        ItemKind::Snapshot(AnnouncementSnapshot::default())
+    }
+
+    #[test]
+    fn a_link_that_is_far_beyond_its_bound_says_so_until_it_is_not() {
+        let link = Link::new(NodeId(2), String::new());
+        link.restart(Incarnation(7), item());
+        for _ in 0..3 {
+            link.send(item(), WAITING_BYTES_MAX, None);
+            assert!(link.is_full());
+            assert!(!link.is_overfull());
+        }
+        link.send(item(), WAITING_BYTES_MAX, None);
+        assert!(link.is_overfull());
+        link.acknowledged(Incarnation(7), 2, &[]);
+        assert!(!link.is_overfull());
+        link.send(item(), WAITING_BYTES_MAX, None);
+        assert!(link.is_overfull());
+        link.end(Incarnation(7));
+        assert!(!link.is_overfull());
     }
 }

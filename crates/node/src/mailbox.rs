@@ -445,7 +445,10 @@ mod tests {
         assert_eq!(released(&publisher), [0; 0]);
         assert!(subscriber.look(now + STUCK_AFTER + Duration::from_millis(1)));
         assert_eq!(released(&publisher), [0, 1, 2]);
-        assert!(!subscriber.look(now + 2 * STUCK_AFTER), "nothing to look at");
+        assert!(
+            !subscriber.look(now + 2 * STUCK_AFTER),
+            "nothing to look at"
+        );
         assert_eq!(push(&subscriber, Qos::AtLeastOnce), LiveOutcome::Taken);
         subscriber.take(&mut VecDeque::new());
         subscriber.settle(backlog(99));
@@ -510,7 +513,9 @@ mod tests {
             assert_eq!(push(&behind, Qos::AtLeastOnce), LiveOutcome::Taken);
         }
         let outcomes = |used: usize| {
-            let _kept = pressure.budget.keep(Vec::new(), used - pressure.budget.used());
+            let _kept = pressure
+                .budget
+                .keep(Vec::new(), used - pressure.budget.used());
             let outcome = |qos| {
                 let pushed = push(&behind, qos);
                 let mut queue = behind.lock();

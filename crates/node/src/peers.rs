@@ -328,10 +328,9 @@ impl LiveReceiver {
         let Some(kind) = item.kind else {
             return Err(Status::invalid_argument("empty item"));
         };
-        self.received
-            .take(self.peer, lives, item.sequence, || {
-                self.take_kind(item.sequence, kind)
-            })
+        self.received.take(self.peer, lives, item.sequence, || {
+            self.take_kind(item.sequence, kind)
+        })
     }
 
     fn take_kind(&self, sequence: u64, kind: ItemKind) -> Result<(), Status> {

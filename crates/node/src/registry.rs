@@ -299,7 +299,9 @@ impl Registry {
             }
             let body = body.get_or_insert_with(|| {
                 let budget = &connection.mailbox.pressure().budget;
-                Body::Here(Arc::new(live_message.stored(turn.saturating_add(1), budget)))
+                Body::Here(Arc::new(
+                    live_message.stored(turn.saturating_add(1), budget),
+                ))
             });
             let delivery = Delivery {
                 body: body.clone(),
