@@ -526,7 +526,7 @@ async fn a_durable_subscriber_that_stops_reading_has_its_publisher_refused() {
         let mut subscriber = bulk(&cluster, 2, &connect).await;
         let filter = format!("durable/{}", tag(version));
         subscriber
-            .subscribe(&[filter.clone()], Qos::AtLeastOnce)
+            .subscribe(std::slice::from_ref(&filter), Qos::AtLeastOnce)
             .await;
         let connect = ConnectOptions::transient(format!("pub-{}", tag(version)), VERSIONS[1]);
         let mut publisher = bulk(&cluster, 1, &connect).await;

@@ -409,9 +409,11 @@ mod tests {
     fn released(publisher: &Arc<Mailbox>) -> Vec<u64> {
         let mut mail = VecDeque::new();
         publisher.take(&mut mail);
-        let tags = mail.into_iter().map(|piece| match piece {
-            Mail::Released { tag } => tag,
-            other => panic!("{other:?}"),
+        let tags = mail.into_iter().map(|piece| {
+            let Mail::Released { tag } = piece else {
+                panic!("{piece:?}");
+            };
+            tag
         });
         tags.collect()
     }
