@@ -173,21 +173,29 @@ impl Bulk {
     }
 
     /// Publishes `count` messages at QoS 1 to a topic that it is subscribed to, and takes them all.
-    pub(crate) async fn publish_to_itself(&mut self, topic: &str, window: u64, count: u64) {
+    /// It acknowledges none before `first` of its own are acknowledged and as many more are sent.
+    pub(crate) async fn publish_to_itself(&mut self, topic: &str, first: u64, count: u64) {
+        const WINDOW: u64 = 100;
         let (mut sent, mut acknowledged, mut taken) = (0_u64, 0_u64, 0_u64);
+        let mut owed = Vec::new();
         while acknowledged < count || taken < count {
-            while sent < count && sent < acknowledged + window {
+            while sent < count && sent < acknowledged + WINDOW {
                 let id = u16::try_from(sent % 60_000 + 1).unwrap();
                 let publish = message(topic, Qos::AtLeastOnce, id, Bytes::from_static(b"me"));
                 self.send(&Packet::Publish(publish)).await;
                 sent += 1;
             }
+            if sent >= first + WINDOW {
+                for packet_id in std::mem::take(&mut owed) {
+                    let ack = Ack::new(packet_id, ReasonCode::Success);
+                    self.send(&Packet::Puback(ack)).await;
+                }
+            }
             match self.recv().await {
                 Some(Packet::Puback(_)) => acknowledged += 1,
                 Some(Packet::Publish(publish)) => {
                     taken += 1;
-                    let ack = Ack::new(publish.packet_id.unwrap(), ReasonCode::Success);
-                    self.send(&Packet::Puback(ack)).await;
+                    owed.push(publish.packet_id.unwrap());
                 }
                 other => panic!("{other:?} after {taken} of {count} messages"),
             }
