@@ -14,6 +14,8 @@
 )]
 
 mod boundary;
+mod bounds;
+mod bulk;
 mod exchange;
 mod fsync;
 mod full_restart;

@@ -52,6 +52,8 @@ pub struct ClusterOptions {
     pub shards: u16,
     /// Our own cap on messages in flight to one client.
     pub inflight_max: u16,
+    /// Further lines of the section `[limits]`.
+    pub limits: &'static str,
     /// Log entries after which a shard's log is cut off.
     pub snapshot_after: u64,
     /// Nothing else may run beside it: for tests that measure time.
@@ -75,6 +77,7 @@ impl ClusterOptions {
             nodes: 3,
             shards: 4,
             inflight_max: 100,
+            limits: "",
             snapshot_after: 100_000,
             alone: false,
             shim: false,

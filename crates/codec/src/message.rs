@@ -32,11 +32,18 @@ impl Message {
     /// property that is there.
     #[must_use]
     pub fn detached(&self) -> Self {
+        self.detached_by(Bytes::from)
+    }
+
+    /// As [`detached`](Self::detached); `keep` makes the buffer of topic and payload one that its
+    /// owner can count.
+    #[must_use]
+    pub fn detached_by(&self, keep: impl FnOnce(Vec<u8>) -> Bytes) -> Self {
         let topic = self.topic.as_bytes();
         let mut both = Vec::with_capacity(topic.len() + self.payload.len());
         both.extend_from_slice(topic);
         both.extend_from_slice(&self.payload);
-        let mut both = Bytes::from(both);
+        let mut both = keep(both);
         let payload = both.split_off(topic.len());
         Self {
             topic: self.topic.moved_to(both),

@@ -15,6 +15,7 @@ use crate::dispatch::Dispatch;
 use crate::health::Health;
 use crate::lease::Lease;
 use crate::life::{Destination, Life};
+use crate::pressure::Pressure;
 use crate::silence::{Reports, Silence};
 use crate::visibility::Visibility;
 
@@ -45,6 +46,8 @@ pub(crate) struct Broker {
     pub(crate) reports: Reports,
     /// Whom to ask what they have seen.
     pub(crate) visibility: Arc<Visibility>,
+    /// Slow subscribers, and the memory that all connections share.
+    pub(crate) pressure: Arc<Pressure>,
     /// Some outbox of this node's replicas holds more than its bound.
     pub(crate) outbox_full: watch::Sender<bool>,
     /// The node is about to stop: connections close.

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::backlog::LiveLimits;
 use crate::broker::Broker;
 use crate::client::{Client, Origin};
 use crate::clock;
@@ -22,7 +23,7 @@ use crate::connection::Connection;
 use crate::count;
 use crate::end::End;
 use crate::life::Life;
-use crate::mailbox::{LiveLimits, Mailbox};
+use crate::mailbox::Mailbox;
 use crate::session_place::{HostedSession, SessionPlace};
 use crate::waiter::CommandWaiter;
 use crate::wire::Wire;
@@ -53,7 +54,8 @@ pub(crate) async fn accept(broker: Arc<Broker>, stream: TcpStream, origin: Origi
         packet_bytes_max,
         ..Limits::default()
     };
-    let mut wire = Wire::new(stream, Decoder::from_client(limits));
+    let decoder = Decoder::from_client(limits);
+    let mut wire = Wire::new(stream, decoder, &broker.pressure.budget);
     let connect = match timeout(broker.config.mqtt.connect_timeout, wire.first_packet()).await {
         Ok(Ok(Some(Packet::Connect(connect)))) => *connect,
         Ok(Ok(_)) | Err(_) => return,
@@ -89,7 +91,7 @@ async fn open(
     let Some(life) = broker.serving() else {
         return refuse(wire, connect.version, &origin, unavailable).await;
     };
-    let mailbox = Arc::new(Mailbox::new(live_limits(&broker)));
+    let mailbox = Arc::new(Mailbox::new(live_limits(&broker), &broker.pressure));
     let connection = life.registry.open(&mailbox);
     let holder = Holder {
         node: life.id.node,

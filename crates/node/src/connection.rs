@@ -24,6 +24,7 @@ use crate::client::Client;
 use crate::clock;
 use crate::count::{self, Tally};
 use crate::end::End;
+use crate::inbox::Unsent;
 use crate::lease::LeaseState;
 use crate::life::{Destination, Life};
 use crate::mailbox::{Mail, Mailbox, waking_at_the_end};
@@ -37,8 +38,14 @@ use crate::wire::{self, Wire};
 
 /// Bytes waiting for the socket beyond which the connection takes neither mail nor packets.
 const OUT_BYTES_HIGH: usize = 256 * 1024;
+/// The same while the node's memory for such buffers is short.
+const OUT_BYTES_HIGH_TIGHT: usize = 16 * 1024;
+/// Bytes of a packet that a connection reads although that memory is used up.
+const INPUT_BYTES_FULL_MAX: usize = 16 * 1024;
 /// Bytes read ahead while the node has no lease.
 const INPUT_BYTES_UNPROCESSED_MAX: usize = 64 * 1024;
+/// How often a connection looks at memory that is used up.
+const MEMORY_LOOK: Duration = Duration::from_millis(50);
 /// How often a connection looks at a lost lease.
 const LEASE_LOOK: Duration = Duration::from_millis(50);
 /// Far enough for "no deadline".
@@ -78,7 +85,10 @@ pub(crate) struct Connection {
     pub(crate) discarded: VecDeque<Acknowledgement>,
     had_capacity: bool,
     last_packet: Instant,
+    /// Taken from the mailbox while there was no room for what follows from it.
     pub(crate) mail: VecDeque<Mail>,
+    /// Live messages among that, and in the session's queue.
+    pub(crate) unsent: Unsent,
     /// What its session says is to be done; empty between two inputs.
     pub(crate) outputs: Vec<Output>,
     /// PUBLISHes that the metrics do not know of.
@@ -116,6 +126,7 @@ impl Connection {
             had_capacity: true,
             last_packet: Instant::now(),
             mail: VecDeque::new(),
+            unsent: Unsent::default(),
             outputs: Vec::new(),
             tally: Tally::default(),
             now: clock::timestamp(),
@@ -160,6 +171,7 @@ impl Connection {
         // From here on nobody hands it anything.
         self.life.registry.close(self.client.holder.connection);
         self.return_shared();
+        self.mailbox.abandon();
         let Self {
             broker,
             life,
@@ -207,7 +219,9 @@ impl Connection {
             let wants_mail = self.wants_mail(held);
             let wants_packets = self.wants_packets();
             let has_capacity = self.had_capacity;
-            let reads = wants_packets && has_capacity && self.has_room_for_input();
+            let is_input_affordable = self.is_input_affordable();
+            let reads =
+                wants_packets && has_capacity && is_input_affordable && self.has_room_for_input();
             tokio::select! {
                 () = self.life.ended.cancelled() => return End::LifeOver,
                 written = wire::write(&mut self.wire.writer, &mut self.wire.output),
@@ -232,6 +246,7 @@ impl Connection {
                 () = tokio::task::yield_now(), if self.retained.is_paused() => {}
                 () = self.broker.capacity(&self.life, self.waits_for),
                     if wants_packets && !has_capacity => {}
+                () = async { sleep(MEMORY_LOOK).await }, if !is_input_affordable => {}
                 // A lease that ran out and was renewed at once shows no change.
                 () = async { sleep(LEASE_LOOK).await }, if !held => {}
                 // The senders live as long as the broker.
@@ -240,7 +255,7 @@ impl Connection {
                     return End::closed(ReasonCode::ServerShuttingDown, "drain");
                 }
                 () = &mut keep_alive => {
-                    if !reads && self.wire.output.len() < OUT_BYTES_HIGH {
+                    if !reads && self.has_room_for_output() {
                         // The client may have sent: it is this node that does not read.
                         self.last_packet = Instant::now();
                     }
@@ -273,6 +288,7 @@ impl Connection {
         if self.broker.lease.is_held() {
             self.acknowledge_publishes();
         }
+        self.settle();
         Ok(())
     }
 
@@ -286,13 +302,29 @@ impl Connection {
         self.has_room_for_output()
             && self.parked.is_none()
             && self.place.is_resumed()
-            && !self.publishes.is_full(&self.broker.config)
             && !self.has_many_subscribes()
+            && !(self.publishes.is_full(&self.broker.config) && self.next_must_wait())
+    }
+
+    /// The next packet waits for others, as far as that is known: a PUBLISH at QoS 1 or 2, or a
+    /// PUBREL. Acknowledgements never do: what this client has published may wait for them.
+    fn next_must_wait(&self) -> bool {
+        self.wire
+            .input
+            .first()
+            .is_some_and(|byte| matches!((byte >> 4, byte & 0b110), (3, 0b010..) | (6, _)))
     }
 
     /// The client reads what it is sent.
     pub(crate) fn has_room_for_output(&self) -> bool {
-        self.wire.output.len() < OUT_BYTES_HIGH
+        let waits = self.wire.output.len();
+        waits < OUT_BYTES_HIGH_TIGHT
+            || (waits < OUT_BYTES_HIGH && !self.broker.pressure.budget.is_tight())
+    }
+
+    /// The node has memory for more of a packet, or there is little of it yet.
+    fn is_input_affordable(&self) -> bool {
+        self.wire.input.len() < INPUT_BYTES_FULL_MAX || !self.broker.pressure.budget.is_full()
     }
 
     /// Without its lease the node does not process what it reads.
@@ -304,7 +336,8 @@ impl Connection {
     fn has_capacity(&mut self) -> bool {
         self.waits_for = self
             .waits_for
-            .filter(|destination| self.life.is_full(*destination));
+            .filter(|destination| self.life.is_full(*destination))
+            .or_else(|| self.life.overfull_peer().map(Destination::Peer));
         self.waits_for.is_none() && !self.broker.is_outbox_full()
     }
 

@@ -8,9 +8,10 @@ use raft_store::ShardId;
 use session::DropCause;
 
 use crate::metrics::{
-    CONNECTIONS, CONNECTIONS_CLOSED_TOTAL, CONNECTIONS_OPENED_TOTAL, CONNECTIONS_REJECTED_TOTAL,
-    MESSAGES_DROPPED_TOTAL, MESSAGES_REDELIVERED_TOTAL, PEER_UP, PUBLISH_RECEIVED_TOTAL,
-    PUBLISH_SENT_TOTAL, RAFT_ROLE,
+    BUFFERS_BYTES, CONNECTIONS, CONNECTIONS_CLOSED_TOTAL, CONNECTIONS_OPENED_TOTAL,
+    CONNECTIONS_REJECTED_TOTAL, MESSAGES_DROPPED_TOTAL, MESSAGES_REDELIVERED_TOTAL, PEER_UP,
+    PUBLISH_DELAYED_TOTAL, PUBLISH_RECEIVED_TOTAL, PUBLISH_SENT_TOTAL, RAFT_ROLE,
+    SUBSCRIBERS_STUCK_TOTAL,
 };
 
 fn label(qos: Qos) -> &'static str {
@@ -119,6 +120,23 @@ pub(crate) fn dropped_by_session(cause: DropCause) {
         DropCause::Expired => "expired",
         DropCause::NoMember => "no_member",
     });
+}
+
+/// An acknowledgement waits for a slow subscriber.
+pub(crate) fn delayed() {
+    counter!(PUBLISH_DELAYED_TOTAL).increment(1);
+}
+
+/// A subscriber took hardly anything while acknowledgements waited for it.
+pub(crate) fn stuck() {
+    counter!(SUBSCRIBERS_STUCK_TOTAL).increment(1);
+}
+
+/// What is on its way to and from clients.
+pub(crate) fn buffers(bytes: usize) {
+    // Exact up to 2^53, which no memory reaches.
+    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    gauge!(BUFFERS_BYTES).set(bytes as f64);
 }
 
 /// Whether a peer answers heartbeats.

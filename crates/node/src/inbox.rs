@@ -3,16 +3,48 @@
 use codec::ReasonCode;
 use raft_store::{Refusal, Response};
 
+use crate::backlog::Backlog;
 use crate::connection::Connection;
 use crate::end::End;
 use crate::mailbox::Mail;
 use crate::member::return_mail;
+use crate::session_place::SessionPlace;
 
 /// Room for mail that is kept although it is empty.
 const MAIL_KEPT_MAX: usize = 64;
 
+/// Live messages that a connection has taken from its mailbox and not sent.
+#[derive(Debug, Default)]
+pub(crate) struct Unsent {
+    /// Not looked at yet.
+    in_hand: Backlog,
+    /// What the mailbox believes, the session's queue included.
+    told: Backlog,
+}
+
+impl Unsent {
+    /// Taken from the mailbox, which counts it on.
+    fn taken(&mut self, taken: Backlog) {
+        self.in_hand = self.in_hand.plus(taken);
+        self.told = self.told.plus(taken);
+    }
+
+    /// Sent, queued by the session or dropped.
+    fn passed(&mut self, passed: Backlog) {
+        self.in_hand = self.in_hand.minus(passed);
+    }
+
+    /// How much there is with what the session has queued, if that is news.
+    fn changed(&mut self, queued: Backlog) -> Option<Backlog> {
+        let unsent = self.in_hand.plus(queued);
+        let is_news = unsent != self.told;
+        self.told = unsent;
+        is_news.then_some(unsent)
+    }
+}
+
 impl Connection {
-    /// Carries out everything that waits in the mailbox.
+    /// Carries out what waits in the mailbox, as long as the client reads what it is sent.
     pub(crate) fn take_mail(&mut self) -> Result<(), End> {
         // Asked once: mail that was taken is not seen again.
         let held = self.broker.lease.is_held();
@@ -20,23 +52,47 @@ impl Connection {
             return Ok(());
         }
         let mut mail = std::mem::take(&mut self.mail);
-        self.mailbox.take(&mut mail);
+        let taken = self.mailbox.take(&mut mail);
+        self.unsent.taken(taken);
         let mut result = Ok(());
-        for piece in mail.drain(..) {
+        while let Some(piece) = mail.pop_front() {
             // Counted also after the end: `drain` waits for the rest.
             self.outstanding = self.outstanding.saturating_sub(piece.answers());
+            self.unsent.passed(piece.backlog());
+            let has_room = self.has_room_for_output();
             // Without the lease nothing is sent or acknowledged; a closing connection needs nothing.
-            let counts = held || matches!(piece, Mail::Close(_));
+            let counts = matches!(piece, Mail::Close(_))
+                || (held && (has_room || !self.mailbox.is_closing()));
             if result.is_ok() && counts {
                 result = self.on_mail(piece);
             } else {
                 return_mail(&self.life, piece);
             }
+            // The rest keeps until the client has read what it was sent, unless it is not to get it.
+            if result.is_ok() && !self.has_room_for_output() && !self.mailbox.is_closing() {
+                break;
+            }
         }
-        if mail.capacity() <= MAIL_KEPT_MAX {
+        if !mail.is_empty() || mail.capacity() <= MAIL_KEPT_MAX {
             self.mail = mail;
         }
         result
+    }
+
+    /// Tells the mailbox how many live messages wait for the client here.
+    pub(crate) fn settle(&mut self) {
+        let queued = match &self.place {
+            SessionPlace::Transient(session) => Backlog {
+                messages: session.queue_len(),
+                bytes: usize::try_from(session.queue_bytes()).unwrap_or(usize::MAX),
+            },
+            SessionPlace::Hosted(_) => Backlog::default(),
+        };
+        if let Some(behind) = self.unsent.changed(queued) {
+            self.mailbox.settle(behind);
+        }
+        let buffered = self.wire.count();
+        self.mailbox.set_buffered(buffered);
     }
 
     fn on_mail(&mut self, mail: Mail) -> Result<(), End> {
@@ -46,8 +102,12 @@ impl Connection {
                 index,
                 response,
             } => self.on_answer(tag, index, &response),
-            Mail::Received { tag } => {
+            Mail::Received { tag } | Mail::Released { tag } => {
                 self.publishes.received(tag);
+                Ok(())
+            }
+            Mail::Held { tag } => {
+                self.publishes.held(tag);
                 Ok(())
             }
             Mail::Visible { tag } => {

@@ -4,7 +4,9 @@
 //! operator touches.
 
 pub mod admin;
+mod backlog;
 mod broker;
+mod budget;
 pub mod cli;
 mod client;
 mod clock;
@@ -22,12 +24,14 @@ mod fences;
 pub mod health;
 mod heartbeat;
 mod held;
+mod hold;
 mod inbox;
 mod lease;
 mod life;
 mod link;
 mod listener;
 pub mod logging;
+mod mail;
 mod mailbox;
 mod member;
 mod members;
@@ -35,8 +39,10 @@ pub mod metrics;
 mod outbox;
 mod peers;
 mod pending;
+mod pressure;
 mod proto;
 mod publish;
+mod received;
 mod registry;
 mod retained;
 mod routes;

@@ -143,6 +143,13 @@ impl Life {
         }
     }
 
+    /// A peer for which so much waits that nobody may add to it, whoever that is meant for.
+    pub(crate) fn overfull_peer(&self) -> Option<NodeId> {
+        let mut links = self.links.iter();
+        let (peer, _) = links.find(|(_, link)| link.is_overfull())?;
+        Some(*peer)
+    }
+
     /// Waits until the queue to a shard or peer is below its bound.
     pub(crate) async fn ready(&self, destination: Destination) {
         match destination {

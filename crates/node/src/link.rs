@@ -4,7 +4,8 @@
 //! where the peer says it stopped. When the peer's life ends, everything that waits for it is
 //! answered: its transient sessions are gone.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,11 +20,14 @@ use crate::proto::live_ack::Kind as AckKind;
 use crate::proto::live_frame::Kind as FrameKind;
 use crate::proto::live_item::Kind as ItemKind;
 use crate::proto::peers_client::PeersClient;
-use crate::proto::{LiveFrame, LiveHello, LiveItem};
+use crate::proto::{LiveAck, LiveFrame, LiveHello, LiveItem};
 use crate::waiter::LiveWaiter;
 
 /// Bytes that may wait for one peer before publishers stop being read (G9).
 const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes that wait although publishers that send to the peer are not read any more: each may have
+/// added one message of its own. From here on no publisher is read.
+const OVERFULL_BYTES: usize = 4 * WAITING_BYTES_MAX;
 /// Items handed to the transport and not yet written.
 const STREAM_ITEMS_MAX: usize = 256;
 /// Pause before a broken stream is opened again.
@@ -37,6 +41,7 @@ pub(crate) struct Link {
     peer: NodeId,
     address: String,
     queue: Mutex<Queue>,
+    overfull: AtomicBool,
     /// Something was queued, or the peer's life changed.
     queued: Notify,
     /// The queue fell below its bound.
@@ -54,6 +59,19 @@ struct Queue {
     last_sequence: u64,
     items: VecDeque<Waiting>,
     bytes: usize,
+    /// Received by the peer, which holds their acknowledgements up. Bounded by what publishers have
+    /// under way.
+    held: BTreeMap<u64, LiveWaiter>,
+}
+
+impl Queue {
+    /// Nobody here needs to wait any longer.
+    fn answer(self) {
+        answer(self.items);
+        for waiter in self.held.into_values() {
+            waiter.released();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -83,6 +101,7 @@ impl Link {
             peer,
             address,
             queue: Mutex::new(Queue::default()),
+            overfull: AtomicBool::new(false),
             queued: Notify::new(),
             drained: Notify::new(),
         }
@@ -104,11 +123,12 @@ impl Link {
             };
             let dropped = std::mem::replace(&mut *queue, begun);
             push(&mut queue, first, 0, None);
+            self.note_bytes(&queue);
             dropped
         };
         self.queued.notify_one();
         self.drained.notify_waiters();
-        answer(dropped.items);
+        dropped.answer();
     }
 
     /// That life of the peer is over.
@@ -124,11 +144,13 @@ impl Link {
                 reached: queue.reached,
                 ..Queue::default()
             };
-            std::mem::replace(&mut *queue, idle)
+            let dropped = std::mem::replace(&mut *queue, idle);
+            self.note_bytes(&queue);
+            dropped
         };
         self.queued.notify_one();
         self.drained.notify_waiters();
-        answer(dropped.items);
+        dropped.answer();
     }
 
     /// Queues an item; `waiter` is answered when the peer has received it, or at once if the peer
@@ -143,6 +165,7 @@ impl Link {
             let mut queue = self.lock();
             if let Some(to) = queue.to {
                 push(&mut queue, kind, bytes, waiter);
+                self.note_bytes(&queue);
                 drop(queue);
                 self.queued.notify_one();
                 return Some(to);
@@ -167,6 +190,16 @@ impl Link {
     /// More waits than the bound: QoS 0 is dropped, QoS 1 and 2 wait with `ready`.
     pub(crate) fn is_full(&self) -> bool {
         self.lock().bytes >= WAITING_BYTES_MAX
+    }
+
+    /// So much waits that nobody may add to it. Costs nothing to ask.
+    pub(crate) fn is_overfull(&self) -> bool {
+        self.overfull.load(Ordering::Relaxed)
+    }
+
+    fn note_bytes(&self, queue: &Queue) {
+        self.overfull
+            .store(queue.bytes >= OVERFULL_BYTES, Ordering::Relaxed);
     }
 
     /// Waits while more waits for the peer than the bound.
@@ -204,6 +237,11 @@ impl Link {
             if let Err(error) = self.stream(channel.clone(), hello, to).await {
                 tracing::debug!(peer = %self.peer, %error, "live stream ended");
             }
+            // Who is released no longer reaches this node.
+            let held = std::mem::take(&mut self.lock().held);
+            for waiter in held.into_values() {
+                waiter.released();
+            }
             sleep(RETRY_PAUSE).await;
         }
     }
@@ -237,15 +275,18 @@ impl Link {
         };
         tracing::debug!(peer = %self.peer, received = sent, "live stream open");
         self.lock().reached = to;
-        self.acknowledged(to, sent);
+        self.acknowledged(to, sent, &[]);
         while self.lock().to == Some(to) {
             let next = self.next_after(sent);
             tokio::select! {
-                ack = acks.message() => match ack?.and_then(|ack| ack.kind) {
-                    Some(AckKind::Upto(upto)) => self.acknowledged(to, upto),
-                    Some(AckKind::Welcome(_)) => return Err(StreamError::Nonsense),
-                    None => return Err(StreamError::Closed),
-                },
+                ack = acks.message() => {
+                    let LiveAck { kind, held, released } = ack?.ok_or(StreamError::Closed)?;
+                    let Some(AckKind::Upto(upto)) = kind else {
+                        return Err(StreamError::Nonsense);
+                    };
+                    self.acknowledged(to, upto, &held);
+                    self.released(to, &released);
+                }
                 permit = frames.reserve(), if next.is_some() => {
                     let permit = permit.map_err(|_gone| StreamError::Closed)?;
                     if let Some(item) = next {
@@ -269,24 +310,54 @@ impl Link {
         queue.items.get(offset).map(|waiting| waiting.item.clone())
     }
 
-    /// The peer has everything up to `upto`.
-    fn acknowledged(&self, to: Incarnation, upto: u64) {
+    /// The peer has everything up to `upto`, and holds up what is in `held`, in ascending order.
+    fn acknowledged(&self, to: Incarnation, upto: u64, held: &[u64]) {
         let mut done = VecDeque::new();
         {
             let mut queue = self.lock();
             if queue.to != Some(to) {
                 return;
             }
-            while let Some(waiting) = queue
+            while let Some(mut waiting) = queue
                 .items
                 .pop_front_if(|waiting| waiting.item.sequence <= upto)
             {
                 queue.bytes = queue.bytes.saturating_sub(waiting.bytes);
+                let sequence = waiting.item.sequence;
+                if !held.is_empty()
+                    && held.binary_search(&sequence).is_ok()
+                    && let Some(waiter) = waiting.waiter.take()
+                {
+                    waiter.held();
+                    queue.held.insert(sequence, waiter);
+                    continue;
+                }
                 done.push_back(waiting);
             }
+            self.note_bytes(&queue);
         }
         self.drained.notify_waiters();
         answer(done);
+    }
+
+    /// The peer holds these up no longer.
+    fn released(&self, to: Incarnation, released: &[u64]) {
+        if released.is_empty() {
+            return;
+        }
+        let waiters: Vec<_> = {
+            let mut queue = self.lock();
+            if queue.to != Some(to) {
+                return;
+            }
+            let known = released.iter();
+            known
+                .filter_map(|sequence| queue.held.remove(sequence))
+                .collect()
+        };
+        for waiter in waiters {
+            waiter.released();
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
@@ -313,5 +384,34 @@ fn answer(items: VecDeque<Waiting>) {
         if let Some(waiter) = waiting.waiter {
             waiter.received();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::AnnouncementSnapshot;
+
+    fn item() -> ItemKind {
+        ItemKind::Snapshot(AnnouncementSnapshot::default())
+    }
+
+    #[test]
+    fn a_link_that_is_far_beyond_its_bound_says_so_until_it_is_not() {
+        let link = Link::new(NodeId(2), String::new());
+        link.restart(Incarnation(7), item());
+        for _ in 0..3 {
+            link.send(item(), WAITING_BYTES_MAX, None);
+            assert!(link.is_full());
+            assert!(!link.is_overfull());
+        }
+        link.send(item(), WAITING_BYTES_MAX, None);
+        assert!(link.is_overfull());
+        link.acknowledged(Incarnation(7), 2, &[]);
+        assert!(!link.is_overfull());
+        link.send(item(), WAITING_BYTES_MAX, None);
+        assert!(link.is_overfull());
+        link.end(Incarnation(7));
+        assert!(!link.is_overfull());
     }
 }

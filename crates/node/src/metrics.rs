@@ -31,6 +31,12 @@ pub const PUBLISH_RECEIVED_TOTAL: &str = "holdfast_publish_received_total";
 pub const PUBLISH_SENT_TOTAL: &str = "holdfast_publish_sent_total";
 /// Messages not delivered. Label `reason` (one of [`DROP_REASONS`]).
 pub const MESSAGES_DROPPED_TOTAL: &str = "holdfast_messages_dropped_total";
+/// Acknowledgements that waited for a slow subscriber.
+pub const PUBLISH_DELAYED_TOTAL: &str = "holdfast_publish_delayed_total";
+/// Subscribers for which nobody waits any more.
+pub const SUBSCRIBERS_STUCK_TOTAL: &str = "holdfast_subscribers_stuck_total";
+/// What is on its way to and from clients, in bytes.
+pub const BUFFERS_BYTES: &str = "holdfast_buffers_bytes";
 /// 1 while a peer answers. Label `peer`.
 pub const PEER_UP: &str = "holdfast_peer_up";
 /// Batches proposed (raft-store). Label `result`.
@@ -84,9 +90,10 @@ pub const CLOSE_REASONS: [&str; 11] = [
 ];
 
 /// Values of `reason` in [`MESSAGES_DROPPED_TOTAL`].
-pub const DROP_REASONS: [&str; 12] = [
+pub const DROP_REASONS: [&str; 13] = [
     "no_subscriber",
     "queue_full",
+    "buffers_full",
     "expired",
     "too_large",
     "no_local",
@@ -132,7 +139,7 @@ const ENTRIES: &[f64] = &[
 ];
 
 /// Every metric of this version; those of the process are in `metrics/process.rs`.
-pub const TABLE: [Metric; 26] = [
+pub const TABLE: [Metric; 29] = [
     gauge(CONNECTIONS, "Client connections open now."),
     counter(CONNECTIONS_OPENED_TOTAL, "Client connections accepted."),
     counter(
@@ -150,6 +157,18 @@ pub const TABLE: [Metric; 26] = [
     counter(
         MESSAGES_DROPPED_TOTAL,
         "Messages not delivered to a subscriber, by reason.",
+    ),
+    counter(
+        PUBLISH_DELAYED_TOTAL,
+        "Acknowledgements of QoS 1 and 2 that waited because a subscriber was slow.",
+    ),
+    counter(
+        SUBSCRIBERS_STUCK_TOTAL,
+        "Times a slow subscriber took hardly anything for a second, so that publishers no longer waited for it.",
+    ),
+    gauge(
+        BUFFERS_BYTES,
+        "Memory for what is on its way to and from clients, as limits.buffers_max_bytes bounds it.",
     ),
     gauge(PEER_UP, "1 while the peer answers heartbeats, else 0."),
     counter(

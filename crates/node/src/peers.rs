@@ -1,7 +1,7 @@
 //! What this node answers its peers: the live plane's way in, heartbeats, and what it has seen.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use codec::{ClientId, TopicFilter};
@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::broker::Broker;
 use crate::clock;
 use crate::heartbeat::{NOT_READY, seen_to_proto};
+use crate::hold::{News, Receipts};
 use crate::lease::Seen;
 use crate::life::{Life, LifeId};
 use crate::mailbox::waking_at_the_end;
@@ -27,6 +28,7 @@ use crate::proto::{
     HeartbeatReply, HeartbeatRequest, LiveAck, LiveFrame, LiveHello, LiveItem, LivePublish,
     LiveShared, SharedOutcomeKind,
 };
+use crate::received::ReceivedItems;
 use crate::registry::LiveMessage;
 use crate::routes::Announcements;
 use crate::shared::{SharedOrigin, SharedTaken};
@@ -46,57 +48,6 @@ const SEEN_WAIT: Duration = Duration::from_millis(500);
 pub(crate) struct PeerService {
     broker: Arc<Broker>,
     received: Arc<ReceivedItems>,
-}
-
-/// The last item taken from each peer life by the current life of this node.
-#[derive(Debug, Default)]
-struct ReceivedItems {
-    /// (peer, its life, this node's life) → last sequence. One entry per peer.
-    last: Mutex<std::collections::BTreeMap<NodeId, (Incarnation, Incarnation, u64)>>,
-}
-
-impl ReceivedItems {
-    /// The last item taken; 0 for a new pair of lives. `None`: a newer life of the peer is known.
-    fn begin(&self, peer: NodeId, from: Incarnation, to: Incarnation) -> Option<u64> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = last.entry(peer).or_insert((from, to, 0));
-        if known.1 == to && known.0 > from {
-            return None;
-        }
-        if (known.0, known.1) != (from, to) {
-            *known = (from, to, 0);
-        }
-        Some(known.2)
-    }
-
-    /// Runs `take` for the item unless it was taken before. Items of one peer are taken one at a
-    /// time, also while an old stream of it is still being read. `None`: the stream is outdated.
-    fn take(
-        &self,
-        peer: NodeId,
-        lives: (Incarnation, Incarnation),
-        sequence: u64,
-        take: impl FnOnce() -> Result<(), Status>,
-    ) -> Result<(), Status> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(known) = last
-            .get_mut(&peer)
-            .filter(|known| (known.0, known.1) == lives)
-        else {
-            return Err(Status::failed_precondition(
-                "a newer life took over this stream",
-            ));
-        };
-        if sequence <= known.2 {
-            return Ok(());
-        }
-        if sequence != known.2.saturating_add(1) {
-            return Err(Status::data_loss("an item is missing"));
-        }
-        take()?;
-        known.2 = sequence;
-        Ok(())
-    }
 }
 
 impl PeerService {
@@ -186,6 +137,7 @@ impl Peers for PeerService {
         let (acks, receiver) = mpsc::channel(ACKS_MAX);
         let welcome = LiveAck {
             kind: Some(AckKind::Welcome(last)),
+            ..LiveAck::default()
         };
         acks.send(Ok(welcome))
             .await
@@ -196,6 +148,7 @@ impl Peers for PeerService {
             life: Arc::clone(&life),
             peer,
             from: from_incarnation,
+            receipts: Arc::default(),
         };
         life.tasks.spawn(async move {
             if let Err(status) = stream.run(frames, &acks).await {
@@ -292,6 +245,8 @@ struct LiveReceiver {
     life: Arc<Life>,
     peer: NodeId,
     from: Incarnation,
+    /// What waits for slow subscribers; when the stream ends, nothing does.
+    receipts: Arc<Receipts>,
 }
 
 impl LiveReceiver {
@@ -303,15 +258,21 @@ impl LiveReceiver {
     ) -> Result<(), Status> {
         let mut unacknowledged = 0_u64;
         let mut upto = 0_u64;
+        let mut has_released = false;
         loop {
             let frame = tokio::select! {
                 biased;
                 () = self.life.ended.cancelled() => return Err(Status::unavailable("life is over")),
                 frame = frames.message() => frame?,
-                permit = acks.reserve(), if unacknowledged > 0 => {
+                permit = acks.reserve(), if unacknowledged > 0 || has_released => {
                     let permit = permit.map_err(|_gone| Status::cancelled("stream closed"))?;
-                    permit.send(Ok(LiveAck { kind: Some(AckKind::Upto(upto)) }));
+                    permit.send(Ok(self.ack(upto)));
                     unacknowledged = 0;
+                    has_released = false;
+                    continue;
+                }
+                () = self.receipts.released(), if !has_released => {
+                    has_released = true;
                     continue;
                 }
             };
@@ -328,14 +289,21 @@ impl LiveReceiver {
             upto = waking_at_the_end(|| self.take_all(batch))?;
             unacknowledged = unacknowledged.saturating_add(taken);
             if unacknowledged >= ITEMS_PER_ACK_MAX {
-                let ack = LiveAck {
-                    kind: Some(AckKind::Upto(upto)),
-                };
-                acks.send(Ok(ack))
+                acks.send(Ok(self.ack(upto)))
                     .await
                     .map_err(|_gone| Status::cancelled("stream closed"))?;
                 unacknowledged = 0;
+                has_released = false;
             }
+        }
+    }
+
+    fn ack(&self, upto: u64) -> LiveAck {
+        let News { held, released } = self.receipts.take();
+        LiveAck {
+            kind: Some(AckKind::Upto(upto)),
+            held,
+            released,
         }
     }
 
@@ -360,14 +328,15 @@ impl LiveReceiver {
         let Some(kind) = item.kind else {
             return Err(Status::invalid_argument("empty item"));
         };
-        self.received
-            .take(self.peer, lives, item.sequence, || self.take_kind(kind))
+        self.received.take(self.peer, lives, item.sequence, || {
+            self.take_kind(item.sequence, kind)
+        })
     }
 
-    fn take_kind(&self, kind: ItemKind) -> Result<(), Status> {
+    fn take_kind(&self, sequence: u64, kind: ItemKind) -> Result<(), Status> {
         let routes = &self.broker.dispatch.routes;
         match kind {
-            ItemKind::Publish(publish) => self.deliver(publish)?,
+            ItemKind::Publish(publish) => self.deliver(sequence, publish)?,
             ItemKind::Announcement(announcement) => {
                 let filter = filter(&announcement.filter)?;
                 let position = (self.from, announcement.number);
@@ -440,7 +409,7 @@ impl LiveReceiver {
         Ok(())
     }
 
-    fn deliver(&self, publish: LivePublish) -> Result<(), Status> {
+    fn deliver(&self, sequence: u64, publish: LivePublish) -> Result<(), Status> {
         let client_id = client_id(&publish.client_id)?;
         let message = decode_message(publish.message)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -454,7 +423,10 @@ impl LiveReceiver {
                 expires_at: clock::expires_at(&message),
                 retained_version: publish.retained_version,
             };
-            self.life.registry.deliver(&client_id, &live_message);
+            let delivered = self.life.registry.deliver(&client_id, &live_message);
+            if let Some(lagging) = &delivered.lagging {
+                self.receipts.hold(sequence, lagging);
+            }
         }
         Ok(())
     }

@@ -2,18 +2,28 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use codec::{Message, PacketId, Qos};
+use codec::{Ack, Message, Packet, PacketId, ProtocolVersion, Qos, ReasonCode};
 use raft_store::Refusal;
+use session::Input;
 
+use crate::clock;
 use crate::config::Config;
+use crate::connection::Connection;
 use crate::count;
+use crate::session_place::SessionPlace;
 use crate::shared::Shared;
+
+/// Bytes of PUBLISHes that one connection may have under way, before it is not read. What a slow
+/// subscriber gets on top of its mark is bounded by it.
+const UNDER_WAY_BYTES_MAX: usize = 1024 * 1024;
 
 /// PUBLISHes and PUBRELs of one connection that are not acknowledged yet.
 #[derive(Debug, Default)]
 pub(crate) struct PendingPublishes {
     /// In the order received: acknowledgements leave in this order [MQTT-4.6.0-2, -3].
-    pub(crate) publishes: VecDeque<PendingPublish>,
+    publishes: VecDeque<PendingPublish>,
+    /// Bytes of their messages.
+    bytes: usize,
     /// PUBRELs under way to the shard, by tag.
     pub(crate) releases: BTreeMap<u64, PacketId>,
 }
@@ -27,7 +37,9 @@ pub(crate) struct PendingPublish {
     pub(crate) packet_id: PacketId,
     /// Its QoS.
     pub(crate) qos: Qos,
-    /// Shards, nodes and groups that have not answered.
+    /// Bytes of its message, where somebody gets it.
+    pub(crate) bytes: usize,
+    /// Shards, nodes and groups that have not answered, and slow subscribers that it waits for.
     pub(crate) awaited: u32,
     /// Somebody gets the message.
     pub(crate) matched: bool,
@@ -53,6 +65,7 @@ impl PendingPublish {
             tag,
             packet_id,
             qos,
+            bytes: 0,
             awaited: 0,
             matched: false,
             rejected: false,
@@ -69,10 +82,32 @@ impl PendingPublishes {
     /// As many are under way as we allow a client.
     pub(crate) fn is_full(&self, config: &Config) -> bool {
         let under_way = self.publishes.len().saturating_add(self.releases.len());
-        under_way >= usize::from(config.mqtt.receive_maximum)
+        under_way >= usize::from(config.mqtt.receive_maximum) || self.bytes >= UNDER_WAY_BYTES_MAX
     }
 
-    /// A node has received a message, or its life is over.
+    /// One more is under way.
+    pub(crate) fn begin(&mut self, publish: PendingPublish) {
+        self.bytes = self.bytes.saturating_add(publish.bytes);
+        self.publishes.push_back(publish);
+    }
+
+    /// The next one to acknowledge, if everybody asked has answered.
+    pub(crate) fn next_answered(&mut self) -> Option<PendingPublish> {
+        let answered = self
+            .publishes
+            .pop_front_if(|publish| publish.awaited == 0)?;
+        self.bytes = self.bytes.saturating_sub(answered.bytes);
+        Some(answered)
+    }
+
+    /// Somebody on a peer gets a message; what it waits for is still to come.
+    pub(crate) fn held(&mut self, tag: u64) {
+        if let Some(publish) = self.find(tag) {
+            publish.matched = true;
+        }
+    }
+
+    /// A node has received a message and holds nothing up, or its life is over.
     pub(crate) fn received(&mut self, tag: u64) {
         if let Some(publish) = self.find(tag) {
             publish.answered();
@@ -104,5 +139,40 @@ impl PendingPublishes {
             .binary_search_by_key(&tag, |publish| publish.tag)
             .ok()?;
         self.publishes.get_mut(index)
+    }
+}
+
+impl Connection {
+    /// A message that was not stored and goes to nobody. 5.0 publishers at QoS 1 and 2 learn it.
+    pub(crate) fn refuse_publish(&mut self, packet_id: PacketId, qos: Qos) {
+        if self.client.version == ProtocolVersion::V5
+            && let SessionPlace::Transient(session) = &mut self.place
+        {
+            // No PUBREL follows a PUBREC that refuses [MQTT-4.3.3-4].
+            let now = clock::timestamp();
+            session.apply(now, Input::Pubrel { packet_id }, &mut Vec::new());
+        }
+        let tag = self.tag();
+        self.publishes.begin(PendingPublish {
+            rejected: true,
+            ..PendingPublish::new(tag, packet_id, qos)
+        });
+    }
+
+    /// Sends the PUBACKs and PUBRECs that are due, in the order of the PUBLISHes.
+    pub(crate) fn acknowledge_publishes(&mut self) {
+        while let Some(publish) = self.publishes.next_answered() {
+            let reason_code = match (publish.rejected, publish.matched) {
+                (true, _) => ReasonCode::QuotaExceeded,
+                (false, true) => ReasonCode::Success,
+                (false, false) => ReasonCode::NoMatchingSubscribers,
+            };
+            let ack = Ack::new(publish.packet_id, self.for_version(reason_code));
+            let packet = match publish.qos {
+                Qos::ExactlyOnce => Packet::Pubrec(ack),
+                Qos::AtMostOnce | Qos::AtLeastOnce => Packet::Puback(ack),
+            };
+            self.wire.send(&packet, self.client.version);
+        }
     }
 }

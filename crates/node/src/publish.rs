@@ -10,6 +10,7 @@ use crate::clock;
 use crate::connection::Connection;
 use crate::count;
 use crate::end::End;
+use crate::hold::Hold;
 use crate::life::Destination;
 use crate::pending::{ParkedPublish, PendingPublish};
 use crate::proto::LivePublish;
@@ -87,22 +88,6 @@ impl Connection {
         if let Some(packet_id) = packet_id {
             self.refuse_publish(packet_id, message.qos);
         }
-    }
-
-    /// A message that was not stored and goes to nobody. 5.0 publishers at QoS 1 and 2 learn it.
-    fn refuse_publish(&mut self, packet_id: PacketId, qos: Qos) {
-        if self.client.version == ProtocolVersion::V5
-            && let SessionPlace::Transient(session) = &mut self.place
-        {
-            // No PUBREL follows a PUBREC that refuses [MQTT-4.3.3-4].
-            let now = clock::timestamp();
-            session.apply(now, Input::Pubrel { packet_id }, &mut Vec::new());
-        }
-        let tag = self.tag();
-        self.publishes.publishes.push_back(PendingPublish {
-            rejected: true,
-            ..PendingPublish::new(tag, packet_id, qos)
-        });
     }
 
     /// A new message to everybody who may have a subscriber.
@@ -183,12 +168,13 @@ impl Connection {
     ) {
         let tag = self.tag();
         self.propose_to_shards(tag, message, &routes.shards, retained_version);
-        let (remote, matched_here) =
+        let (awaited_live, matched_here) =
             self.send_live(message, &routes.nodes, Some(tag), retained_version);
         let groups = self.send_shared(message, routes.shared, Some(tag));
         let asked = u32::try_from(routes.shards.len()).unwrap_or(u32::MAX);
-        self.publishes.publishes.push_back(PendingPublish {
-            awaited: asked.saturating_add(remote).saturating_add(groups),
+        self.publishes.begin(PendingPublish {
+            bytes: message.size(),
+            awaited: asked.saturating_add(awaited_live).saturating_add(groups),
             matched: matched_here,
             ..PendingPublish::new(tag, packet_id, message.qos)
         });
@@ -243,8 +229,8 @@ impl Connection {
         awaited
     }
 
-    /// To connected sessions on these nodes. Returns how many peers will confirm the receipt, and
-    /// whether a session of this node matched.
+    /// To connected sessions on these nodes. Returns how many receipts of peers and slow subscribers
+    /// of this node there are to wait for, and whether a session of this node matched.
     fn send_live(
         &mut self,
         message: &Message,
@@ -253,11 +239,12 @@ impl Connection {
         retained_version: Option<u64>,
     ) -> (u32, bool) {
         let mut remote = 0_u32;
+        let mut slow_here = 0_u32;
         let mut matched_here = false;
         let mut encoded = None;
         for node in nodes {
             if *node == self.broker.node {
-                matched_here = self.deliver_here(message, retained_version);
+                (slow_here, matched_here) = self.deliver_here(message, tag, retained_version);
                 continue;
             }
             let Some(link) = self.life.links.get(node) else {
@@ -288,18 +275,33 @@ impl Connection {
                 .or(self.waits_for);
         }
         self.outstanding = self.outstanding.saturating_add(u64::from(remote));
-        (remote, matched_here)
+        (remote.saturating_add(slow_here), matched_here)
     }
 
-    fn deliver_here(&self, message: &Message, retained_version: Option<u64>) -> bool {
+    /// To connected sessions here. Returns how many slow subscribers the acknowledgement waits for, 0
+    /// or 1, and whether a session matched.
+    fn deliver_here(
+        &self,
+        message: &Message,
+        tag: Option<u64>,
+        retained_version: Option<u64>,
+    ) -> (u32, bool) {
         let registry = &self.life.registry;
+        if registry.is_fenced(&self.client.client_id, self.client.epoch) {
+            return (0, false);
+        }
         let live_message = LiveMessage {
             message,
             expires_at: clock::expires_at(message),
             retained_version,
         };
-        !registry.is_fenced(&self.client.client_id, self.client.epoch)
-            && registry.deliver(&self.client.client_id, &live_message) > 0
+        let delivered = registry.deliver(&self.client.client_id, &live_message);
+        let (Some(tag), Some(lagging)) = (tag, &delivered.lagging) else {
+            return (0, delivered.matched > 0);
+        };
+        let waiter = LiveWaiter::new(Arc::clone(&self.mailbox), tag);
+        let is_held = lagging.hold(Hold::Here(waiter)).is_ok();
+        (u32::from(is_held), delivered.matched > 0)
     }
 
     /// At QoS 2 from a hosted session: its shard records the packet id and hands the message on, in
@@ -318,6 +320,7 @@ impl Connection {
         let nodes = wills::lives(&self.life, &routes.nodes);
         let shared = wills::shared_targets(&self.life, routes.shared, Qos::ExactlyOnce);
         let matched = !routes.shards.is_empty() || !nodes.is_empty() || !shared.is_empty();
+        let bytes = message.size();
         let command = Command::ReceiveExactlyOnce {
             client_id: self.client.client_id.clone(),
             epoch: self.client.epoch,
@@ -329,7 +332,8 @@ impl Connection {
             shared,
         };
         self.command(self.client.shard, tag, &command);
-        self.publishes.publishes.push_back(PendingPublish {
+        self.publishes.begin(PendingPublish {
+            bytes,
             awaited: 1,
             matched,
             ..PendingPublish::new(tag, packet_id, Qos::ExactlyOnce)
@@ -366,7 +370,7 @@ impl Connection {
             return;
         }
         let tag = self.tag();
-        self.publishes.publishes.push_back(PendingPublish {
+        self.publishes.begin(PendingPublish {
             matched: true,
             ..PendingPublish::new(tag, packet_id, Qos::ExactlyOnce)
         });
@@ -416,27 +420,6 @@ impl Connection {
             | Response::RetainedDelivered { .. }
             | Response::Claimed { .. }
             | Response::TookOutbox { .. } => Ok(()),
-        }
-    }
-
-    /// Sends the PUBACKs and PUBRECs that are due, in the order of the PUBLISHes.
-    pub(crate) fn acknowledge_publishes(&mut self) {
-        while let Some(publish) = self
-            .publishes
-            .publishes
-            .pop_front_if(|publish| publish.awaited == 0)
-        {
-            let reason_code = match (publish.rejected, publish.matched) {
-                (true, _) => ReasonCode::QuotaExceeded,
-                (false, true) => ReasonCode::Success,
-                (false, false) => ReasonCode::NoMatchingSubscribers,
-            };
-            let ack = Ack::new(publish.packet_id, self.for_version(reason_code));
-            let packet = match publish.qos {
-                Qos::ExactlyOnce => Packet::Pubrec(ack),
-                Qos::AtMostOnce | Qos::AtLeastOnce => Packet::Puback(ack),
-            };
-            self.wire.send(&packet, self.client.version);
         }
     }
 

@@ -10,6 +10,7 @@ use raft_store::{ConnectionId, Epoch};
 use router::{Match, Router, SharedTable};
 use session::{Body, Delivery, StoredMessage, Subscription, effective_qos};
 
+use crate::budget::{Budget, LARGE_BYTES};
 use crate::count;
 use crate::mailbox::{LiveOutcome, Mailbox, SharedDelivery};
 use crate::shared::{SharedOrigin, SharedTaken};
@@ -44,17 +45,18 @@ struct LiveConnection {
 }
 
 impl LiveConnection {
-    /// Whether the message is for the live plane here; then it is in the mailbox, or dropped.
+    /// What became of it if the message is for the live plane here; then it is in the mailbox, or
+    /// dropped.
     fn deliver(
         &self,
         matched: Match<ConnectionId>,
         body: &Body,
         message: &Message,
         bytes: usize,
-    ) -> bool {
+    ) -> Option<LiveOutcome> {
         let qos = effective_qos(message.qos, matched.qos);
         if self.hosted && qos != Qos::AtMostOnce {
-            return false;
+            return None;
         }
         let delivery = Delivery {
             body: body.clone(),
@@ -63,10 +65,16 @@ impl LiveConnection {
             identifiers: matched.identifiers,
             share: None,
         };
-        if self.mailbox.push_live(delivery, bytes) == LiveOutcome::Full {
-            count::dropped("queue_full");
+        let outcome = self.mailbox.push_live(delivery, bytes);
+        match outcome {
+            LiveOutcome::Full(reason) => {
+                count::dropped(reason);
+                Some(outcome)
+            }
+            // What may be lost slows nobody down.
+            LiveOutcome::Lagging if qos == Qos::AtMostOnce => Some(LiveOutcome::Taken),
+            LiveOutcome::Lagging | LiveOutcome::Taken => Some(outcome),
         }
-        true
     }
 
     /// A message of `published` QoS for a shared subscription reaches this member by its node; what
@@ -88,13 +96,38 @@ pub(crate) struct LiveMessage<'a> {
 }
 
 impl LiveMessage<'_> {
-    /// As the connections of this node hold it, once for all.
-    fn stored(&self, id: u64) -> StoredMessage {
+    /// As the connections of this node hold it, once for all, and so it counts if it is large.
+    fn stored(&self, id: u64, budget: &Arc<Budget>) -> StoredMessage {
+        let size = self.message.size();
+        let message = if size < LARGE_BYTES {
+            self.message.detached()
+        } else {
+            self.message
+                .detached_by(|content| budget.keep(content, size))
+        };
         StoredMessage {
             id,
-            message: self.message.detached(),
+            message,
             expires_at: self.expires_at,
             retained_version: self.retained_version,
+        }
+    }
+}
+
+/// What became of a message on the live plane.
+#[derive(Debug, Default)]
+pub(crate) struct Delivered {
+    /// How many sessions here matched.
+    pub(crate) matched: u32,
+    /// One that takes it at QoS 1 or 2 and lags behind; of several the one that waits for most.
+    pub(crate) lagging: Option<Arc<Mailbox>>,
+}
+
+impl Delivered {
+    fn note_lagging(&mut self, mailbox: &Arc<Mailbox>) {
+        let most = self.lagging.as_ref().map_or(0, |most| most.held_bytes());
+        if self.lagging.is_none() || mailbox.held_bytes() > most {
+            self.lagging = Some(Arc::clone(mailbox));
         }
     }
 }
@@ -193,9 +226,13 @@ impl Registry {
     }
 
     /// Hands a message to every connected session here that takes it on the live plane. Never waits.
-    /// Returns how many matched.
-    pub(crate) fn deliver(&self, publisher: &ClientId, live_message: &LiveMessage<'_>) -> u32 {
+    pub(crate) fn deliver(
+        &self,
+        publisher: &ClientId,
+        live_message: &LiveMessage<'_>,
+    ) -> Delivered {
         let message = live_message.message;
+        let mut delivered = Delivered::default();
         let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
         let mut matches = Vec::new();
         let is_publisher = |id: &ConnectionId| {
@@ -205,21 +242,34 @@ impl Registry {
         };
         live.router
             .route(&message.topic, is_publisher, &mut matches);
-        if matches.is_empty() {
-            return 0;
-        }
-        let body = Body::Here(Arc::new(live_message.stored(0)));
+        let mut body = None;
         let bytes = message.size();
-        let mut taken = 0_u32;
         for matched in matches {
             let Some(connection) = live.connections.get(&matched.subscriber) else {
                 continue;
             };
-            if connection.deliver(matched, &body, message, bytes) {
-                taken = taken.saturating_add(1);
+            let mailbox = &connection.mailbox;
+            let body = body.get_or_insert_with(|| {
+                let budget = &mailbox.pressure().budget;
+                Body::Here(Arc::new(live_message.stored(0, budget)))
+            });
+            let Some(outcome) = connection.deliver(matched, body, message, bytes) else {
+                continue;
+            };
+            delivered.matched = delivered.matched.saturating_add(1);
+            if outcome == LiveOutcome::Lagging {
+                delivered.note_lagging(mailbox);
             }
         }
-        taken
+        delivered
+    }
+
+    /// Bytes that are kept on account of each connection.
+    pub(crate) fn held_bytes(&self) -> Vec<(usize, Arc<Mailbox>)> {
+        let mailboxes = self.mailboxes.iter();
+        mailboxes
+            .map(|entry| (entry.held_bytes(), Arc::clone(entry.value())))
+            .collect()
     }
 
     /// Hands a message to one connected member of a group. Never waits.
@@ -235,7 +285,7 @@ impl Registry {
         let Some(first) = router::choose(members.len(), turn) else {
             return SharedTaken::NoMember;
         };
-        let body = Body::Here(Arc::new(live_message.stored(turn.saturating_add(1))));
+        let mut body = None;
         let mut outcome = SharedTaken::NoMember;
         // From the one whose turn it is to the one before it.
         let turns = members.iter().skip(first).chain(members.iter().take(first));
@@ -247,6 +297,12 @@ impl Registry {
             if !connection.takes_shared(message.qos, subscription.options.qos) {
                 continue;
             }
+            let body = body.get_or_insert_with(|| {
+                let budget = &connection.mailbox.pressure().budget;
+                Body::Here(Arc::new(
+                    live_message.stored(turn.saturating_add(1), budget),
+                ))
+            });
             let delivery = Delivery {
                 body: body.clone(),
                 qos: effective_qos(message.qos, subscription.options.qos),
@@ -263,8 +319,8 @@ impl Registry {
                 None => connection.mailbox.push_live(delivery, bytes),
             };
             match pushed {
-                LiveOutcome::Taken => return SharedTaken::Placed,
-                LiveOutcome::Full => outcome = SharedTaken::Full,
+                LiveOutcome::Taken | LiveOutcome::Lagging => return SharedTaken::Placed,
+                LiveOutcome::Full(_) => outcome = SharedTaken::Full,
             }
         }
         outcome

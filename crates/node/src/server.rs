@@ -24,6 +24,7 @@ use crate::health::{Check, Health};
 use crate::lease::Lease;
 use crate::listener::Listener;
 use crate::peers::PeerService;
+use crate::pressure::{self, Pressure};
 use crate::silence::{Reports, Silence};
 use crate::visibility::Visibility;
 use crate::{count, heartbeat, members, outbox, wills};
@@ -109,6 +110,7 @@ impl Server {
         self.tasks.spawn(members::live(Arc::clone(broker)));
         self.tasks.spawn(members::duties(Arc::clone(broker)));
         self.tasks.spawn(watch_health(Arc::clone(broker)));
+        self.tasks.spawn(pressure::relieve(Arc::clone(broker)));
     }
 
     fn spawn_outboxes(&mut self) {
@@ -182,6 +184,7 @@ fn broker(
     let visibility = Visibility::new(peers).map_err(address)?;
     let cluster = &config.cluster;
     let gap_max = cluster.lease;
+    let buffers_max = usize::try_from(config.limits.buffers_max_bytes).unwrap_or(usize::MAX);
     let lease = Lease::new(members.len(), cluster.lease, cluster.quorum_lost_after);
     {
         let shards = Arc::clone(&shards);
@@ -200,6 +203,7 @@ fn broker(
         unanswered: Silence::new(gap_max),
         reports: Reports::default(),
         visibility: Arc::new(visibility),
+        pressure: Pressure::new(buffers_max),
         outbox_full: watch::Sender::new(false),
         stopping: watch::Sender::new(false),
     }))

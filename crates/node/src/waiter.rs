@@ -48,7 +48,7 @@ impl Waiter for CommandWaiter {
     }
 }
 
-/// Waits for a peer's receipt of a live message.
+/// Waits for a peer's receipt of a live message, or for a slow subscriber of it.
 #[derive(Debug)]
 pub(crate) struct LiveWaiter {
     mailbox: Arc<Mailbox>,
@@ -64,5 +64,15 @@ impl LiveWaiter {
     /// The peer has it, or its life is over.
     pub(crate) fn received(self) {
         self.mailbox.push(Mail::Received { tag: self.tag });
+    }
+
+    /// The peer has it, and holds its acknowledgement up: `released` follows.
+    pub(crate) fn held(&self) {
+        self.mailbox.push(Mail::Held { tag: self.tag });
+    }
+
+    /// Its acknowledgement is held up no longer.
+    pub(crate) fn released(self) {
+        self.mailbox.push(Mail::Released { tag: self.tag });
     }
 }

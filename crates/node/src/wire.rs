@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -14,11 +15,16 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
+use crate::budget::{Budget, Share};
+
 /// How long a last packet may take to reach the socket before it is closed.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Bytes that one call takes from a socket at most.
 const READ_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of a CONNECT that are read although the node's memory for buffers is used up.
+const CONNECT_BYTES_FULL_MAX: usize = 4 * 1024;
 
 thread_local! {
     /// Where sockets are read into: one per thread, so that a connection that is silent has no
@@ -67,10 +73,12 @@ pub(crate) struct Wire {
     pub(crate) output: BytesMut,
     /// Bytes to packets.
     pub(crate) decoder: Decoder,
+    /// What the buffers hold of the node's memory for such.
+    share: Share,
 }
 
 impl Wire {
-    pub(crate) fn new(stream: TcpStream, decoder: Decoder) -> Self {
+    pub(crate) fn new(stream: TcpStream, decoder: Decoder, budget: &Arc<Budget>) -> Self {
         let (reader, writer) = stream.into_split();
         Self {
             reader,
@@ -78,7 +86,15 @@ impl Wire {
             input: BytesMut::new(),
             output: BytesMut::new(),
             decoder,
+            share: Share::new(budget),
         }
+    }
+
+    /// Counts what the buffers hold. Returns how much that is.
+    pub(crate) fn count(&mut self) -> usize {
+        let bytes = self.input.len().saturating_add(self.output.len());
+        self.share.set(bytes);
+        bytes
     }
 
     /// Appends a packet to what waits for the socket.
@@ -88,7 +104,8 @@ impl Wire {
         }
     }
 
-    /// Waits for the first packet. `None`: the client closed the connection.
+    /// Waits for the first packet. `None`: the client closed the connection, or the node has no memory
+    /// for more of it.
     ///
     /// # Errors
     /// What it sent is not a packet.
@@ -100,6 +117,9 @@ impl Wire {
             match read(&mut self.reader, &mut self.input).await {
                 Ok(0) | Err(_) => return Ok(None),
                 Ok(_) => {}
+            }
+            if self.count() > CONNECT_BYTES_FULL_MAX && self.share.budget().is_full() {
+                return Ok(None);
             }
         }
     }

@@ -11,12 +11,25 @@ impl Cluster {
     /// When it does not run.
     #[must_use]
     pub fn resident_bytes(&self, id: NodeId) -> u64 {
+        self.status_bytes(id, "VmRSS:")
+    }
+
+    /// The most resident memory that a node's process has had since it started, in bytes.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn peak_resident_bytes(&self, id: NodeId) -> u64 {
+        self.status_bytes(id, "VmHWM:")
+    }
+
+    fn status_bytes(&self, id: NodeId, field: &str) -> u64 {
         let process = self.node(id).process.as_ref().expect("it runs");
         let status = std::fs::read_to_string(format!("/proc/{}/status", process.id()));
         let status = status.expect("a process that runs has a status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
         let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-        kibibytes.expect("a line VmRSS") << 10
+        kibibytes.expect("a line with this field") << 10
     }
 
     /// Bytes of all files in a node's data folder.

@@ -62,6 +62,7 @@ impl Node {
         let ClusterOptions {
             shards,
             inflight_max,
+            limits,
             snapshot_after,
             ..
         } = options;
@@ -87,6 +88,7 @@ bind = "{mqtt}"
 
 [limits]
 inflight_max = {inflight_max}
+{limits}
 
 [auth]
 anonymous = "loopback"

@@ -16,6 +16,10 @@ pub struct LimitsConfig {
     /// `queue_overflow`: what happens to a message that finds its queue full. Default `reject`: the
     /// publisher is told, where the protocol can tell it.
     pub queue_overflow: QueueOverflow,
+    /// `buffers_max_bytes`, bytes, 1MiB..1TiB: memory of one node for what is on its way to and from
+    /// all its clients: live messages that wait, and the buffers of sockets. Default 256MiB: one
+    /// subscriber may lag as far behind as `queue_max_bytes` allows, not several.
+    pub buffers_max_bytes: u64,
     /// `inflight_max`, 1..65535: unacknowledged QoS 1 and 2 messages that we send to one client;
     /// its own Receive Maximum may be lower. Default 100, as for the other direction.
     pub inflight_max: u16,
@@ -57,6 +61,7 @@ pub(super) fn read(reader: &mut Reader, root: &mut Table, mqtt: &MqttConfig) -> 
             &overflows,
             QueueOverflow::Reject,
         ),
+        buffers_max_bytes: section.size("buffers_max_bytes", 256 << 20, 1 << 20..=1 << 40),
         inflight_max: section.integer("inflight_max", 100, 1..=u16::MAX),
         retained_max: section.integer("retained_max", 1_000_000, 1..=1_000_000_000),
         retained_max_bytes: section.size("retained_max_bytes", 1 << 30, 1 << 10..=1 << 40),
@@ -67,6 +72,12 @@ pub(super) fn read(reader: &mut Reader, root: &mut Table, mqtt: &MqttConfig) -> 
         reader.conflict(
             &["mqtt.max_packet_size", "limits.queue_max_bytes"],
             "queue_max_bytes must be at least max_packet_size, or the largest messages never fit",
+        );
+    }
+    if config.buffers_max_bytes < u64::from(mqtt.max_packet_size) {
+        reader.conflict(
+            &["mqtt.max_packet_size", "limits.buffers_max_bytes"],
+            "buffers_max_bytes must be at least max_packet_size, or the largest packets never fit",
         );
     }
     config

@@ -80,6 +80,7 @@ fn without_a_file_it_is_one_durable_node_for_this_machine() {
     assert_eq!(config.mqtt.session_expiry_max_s, 7 * 86_400);
     assert_eq!(config.mqtt.keep_alive_max_s, None);
     assert_eq!(config.limits.queue_max_bytes, 256 << 20);
+    assert_eq!(config.limits.buffers_max_bytes, 256 << 20);
 }
 
 #[test]
