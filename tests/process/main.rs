@@ -28,6 +28,8 @@ mod resume_qos2;
 mod resumption_time;
 mod retained;
 mod scene;
+mod shared;
+mod shared_failover;
 mod smoke;
 mod takeover;
 mod visibility;
