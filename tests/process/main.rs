@@ -15,6 +15,7 @@
 
 mod boundary;
 mod exchange;
+mod expiry;
 mod fsync;
 mod full_restart;
 mod kill_points;
@@ -31,6 +32,7 @@ mod scene;
 mod shared;
 mod shared_failover;
 mod smoke;
+mod storage;
 mod takeover;
 mod visibility;
 mod wills;

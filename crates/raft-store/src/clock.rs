@@ -10,8 +10,8 @@
 //! sessions would end and wills be published that much early.
 //!
 //! A restarted node goes on where its clocks were, as long as the machine was not booted again
-//! ([`kept`]): the entries that it replays are of the leader whose time it had, and do not set it
-//! back. An entry of another leader does.
+//! ([`kept`]): the entries that it replays are of the leader whose time it had, or of earlier ones, and
+//! do not set it back. An entry of a later leader does.
 
 pub(crate) mod kept;
 
@@ -96,6 +96,7 @@ impl ShardClock {
             time: anchor.time,
             at: anchor.at?,
             term: anchor.term,
+            applied: anchor.applied,
         })
     }
 
@@ -112,19 +113,25 @@ impl ShardClock {
     fn observe_at(&self, applied: Timestamp, term: u64, now: Duration) {
         let mut anchor = self.lock();
         anchor.applied = anchor.applied.max(applied);
-        let same_clock = anchor.offered == term || (anchor.resumed && anchor.term == term);
+        // What a start replays may begin long before the kept clock, with earlier leaders.
+        let same_clock = anchor.offered == term || (anchor.resumed && term <= anchor.term);
         if anchor.at.is_none() || !same_clock || applied > anchor.unbounded_time(now) {
             anchor.set(applied, now);
         }
+        anchor.term = match anchor.resumed && same_clock {
+            true => anchor.term,
+            false => term,
+        };
         anchor.resumed &= same_clock;
-        anchor.term = term;
     }
 
     fn resume_at(&self, kept: KeptClock, applied_term: u64, now: Duration) {
         let mut anchor = self.lock();
-        // Tables with entries of a later leader are newer than what was kept. A clock that is behind
-        // what it was is another clock.
-        if kept.term < applied_term || kept.at > now {
+        // What was kept is older than the tables if those have a later leader's time. One that has
+        // only begun to lead has given none: its first entry is empty. A clock that is behind what it
+        // was is another clock.
+        let has_later_leader = kept.term < applied_term && anchor.applied > kept.applied;
+        if has_later_leader || kept.at > now {
             return;
         }
         if kept.time.plus(now.saturating_sub(kept.at)) > anchor.time(now) {
@@ -216,6 +223,7 @@ mod tests {
             time: at(time_s),
             at: seconds(at_s),
             term,
+            applied: at(time_s),
         }
     }
 
@@ -259,15 +267,32 @@ mod tests {
 
     #[test]
     fn what_was_kept_before_a_later_leader_or_by_another_clock_is_not_believed() {
-        // The tables have an entry of term 2, which was kept by nobody.
-        let clock = restarted(at(100), 2, kept(100, 5, 1), 12);
-        assert_eq!(clock.leader_time_at(3, seconds(12)), at(100));
+        // The tables have the time of term 2, which was kept by nobody.
+        let clock = restarted(at(101), 2, kept(100, 5, 1), 12);
+        assert_eq!(clock.leader_time_at(3, seconds(12)), at(101));
         // Time since boot went back.
         let clock = restarted(at(100), 1, kept(100, 50, 1), 12);
         assert_eq!(clock.leader_time_at(2, seconds(12)), at(100));
         // The tables are ahead: time never goes back.
         let clock = restarted(at(200), 1, kept(100, 5, 1), 12);
         assert_eq!(clock.leader_time_at(2, seconds(12)), at(200));
+    }
+
+    #[test]
+    fn the_entries_of_earlier_leaders_that_a_start_replays_do_not_set_the_clock_back() {
+        // The tables are as of the last flush; the clock is of term 3.
+        let clock = restarted(at(50), 1, kept(100, 5, 3), 12);
+        for (time_s, term) in [(60, 1), (80, 2), (100, 3)] {
+            clock.observe_at(at(time_s), term, seconds(13));
+        }
+        assert_eq!(clock.leader_time_at(4, seconds(13)), at(108));
+    }
+
+    #[test]
+    fn a_leader_that_gave_no_time_yet_does_not_set_the_clock_back() {
+        // The last entry in the tables is the empty one with which term 2 began.
+        let clock = restarted(at(100), 2, kept(100, 5, 1), 12);
+        assert_eq!(clock.leader_time_at(3, seconds(12)), at(107));
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //! loss, or on another machine, the boot is another one and what was kept says nothing: then the time
 //! since the last entry is lost, rather late than early.
 //!
-//! `data_dir/clocks` is text: `clocks 1`, the boot's id, and a line `SHARD TIME_MS AT_MS TERM` per
-//! shard. It is replaced as a whole and never synced: it need not outlive the machine's memory. A file
+//! `data_dir/clocks` is text: `clocks 1`, the boot's id, and a line `SHARD TIME_MS AT_MS TERM APPLIED_MS`
+//! per shard. It is replaced as a whole and never synced: it need not outlive the machine's memory. A file
 //! that can't be read is as good as none.
 
 use std::collections::BTreeMap;
@@ -36,6 +36,8 @@ pub(crate) struct KeptClock {
     pub(crate) at: Duration,
     /// Whose time it is: the term of a leader.
     pub(crate) term: u64,
+    /// The last time that was applied.
+    pub(crate) applied: Timestamp,
 }
 
 /// The clocks of all shards of a node.
@@ -91,12 +93,13 @@ impl ClockFile {
 
 fn render(clocks: &KeptClocks, boot: &str) -> String {
     let mut text = format!("{HEAD}\n{boot}\n");
-    for (shard, KeptClock { time, at, term }) in clocks {
+    for (shard, clock) in clocks {
         // Rounded up: what has passed since is rather too little.
-        let at_ms = at.as_nanos().div_ceil(1_000_000);
-        let time_ms = time.as_millis();
+        let at_ms = clock.at.as_nanos().div_ceil(1_000_000);
+        let (time_ms, applied_ms) = (clock.time.as_millis(), clock.applied.as_millis());
+        let (shard, term) = (shard.0, clock.term);
         // Writing to a string does not fail.
-        writeln!(text, "{} {time_ms} {at_ms} {term}", shard.0).ok();
+        writeln!(text, "{shard} {time_ms} {at_ms} {term} {applied_ms}").ok();
     }
     text
 }
@@ -119,6 +122,7 @@ fn parse_line(line: &str) -> Option<(ShardId, KeptClock)> {
         time: Timestamp::from_millis(number()?),
         at: Duration::from_millis(number()?),
         term: number()?,
+        applied: Timestamp::from_millis(number()?),
     };
     fields.next().is_none().then_some((shard, clock))
 }
@@ -132,6 +136,7 @@ mod tests {
             time: Timestamp::from_millis(seconds * 1000 + 1),
             at: Duration::from_secs(seconds),
             term: seconds,
+            applied: Timestamp::from_millis(seconds * 1000),
         };
         (0..3)
             .map(|shard| (ShardId(shard), clock(7 + u64::from(shard))))
@@ -180,7 +185,7 @@ mod tests {
         for length in partial {
             assert_eq!(parse(cut(length), "boot"), None, "{length}");
         }
-        for line in ["x 1 2 3", "0 1 2", "0 1 2 3 4", "0 1 2 -3", ""] {
+        for line in ["x 1 2 3 4", "0 1 2 3", "0 1 2 3 4 5", "0 1 2 3 -4", ""] {
             let damaged = format!("{HEAD}\nboot\n{line}\n");
             assert_eq!(parse(&damaged, "boot"), None, "{line}");
         }
@@ -192,8 +197,9 @@ mod tests {
             time: Timestamp::ZERO,
             at: Duration::from_nanos(1_000_001),
             term: 1,
+            applied: Timestamp::ZERO,
         };
         let text = render(&[(ShardId(0), clock)].into(), "boot");
-        assert!(text.ends_with("\n0 0 2 1\n"), "{text}");
+        assert!(text.ends_with("\n0 0 2 1 0\n"), "{text}");
     }
 }
