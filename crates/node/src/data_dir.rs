@@ -4,6 +4,7 @@
 //! DIR/LOCK            locked while a process uses the folder; holds its process id for people
 //! DIR/identity.json   cluster, node and shard count this folder was made for
 //! DIR/log, DIR/state  Raft log and applied state (crate raft-store)
+//! DIR/clocks          shard time for the next start (crate raft-store)
 //! ```
 //! Invariants: nothing of a folder is changed before it is known to be ours or empty; the identity
 //! is written once, before the first state, and never again.

@@ -28,6 +28,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const REPORT_FRESH: Duration = Duration::from_secs(1);
 /// How long a host may take to refuse a connection.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
+/// How far shard time may be ahead of the log while something waits for it. A new leader knows of
+/// unseen time only what it saw itself, and adds ten seconds of that at most: below these, so that a
+/// failover loses nothing, and not less, as each is an entry.
+const TIME_LOGGED_EVERY: Duration = Duration::from_secs(5);
 /// Due sessions that one tick proposes to expire.
 const EXPIRIES_PER_TICK_MAX: usize = 1000;
 
@@ -168,6 +172,7 @@ pub(crate) async fn duties(broker: Arc<Broker>) {
             if broker.leads(shard) {
                 copy_declarations(&broker, shard).await;
                 expire_sessions(&broker, shard).await;
+                log_time(&broker, shard).await;
             }
         }
     }
@@ -270,6 +275,22 @@ async fn expire_sessions(broker: &Broker, shard: ShardId) {
         })
         .collect();
     propose_as_leader(broker, shard, &commands).await;
+}
+
+/// Shard time is what the entries say. Where there was none for a while an empty one says how late it
+/// is, if anything waits for that; a shard without deadlines stays silent. So does a node without its
+/// lease: without a quorum each attempt would leave an entry in the log.
+async fn log_time(broker: &Broker, shard: ShardId) {
+    let Some(local) = broker.shards.shard(shard) else {
+        return;
+    };
+    let now = local.leader_time();
+    let is_due = local.with_machine(|machine| {
+        now >= machine.time().plus(TIME_LOGGED_EVERY) && machine.waits_for_time()
+    });
+    if is_due && broker.serving().is_some() {
+        propose_as_leader(broker, shard, &[Command::Barrier]).await;
+    }
 }
 
 async fn propose_as_leader(broker: &Broker, shard: ShardId, commands: &[Command]) {

@@ -8,12 +8,20 @@
 //! follower's begins anew with each entry: if the leader's is behind (it was restarted, and does not
 //! know for how long it was down), whoever leads next must not make up for it at one stroke, since
 //! sessions would end and wills be published that much early.
+//!
+//! A restarted node goes on where its clocks were, as long as the machine was not booted again
+//! ([`kept`]): the entries that it replays are of the leader whose time it had, or of earlier ones, and
+//! do not set it back. An entry of a later leader does.
 
-use std::sync::{Mutex, PoisonError};
+pub(crate) mod kept;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use codec::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
+
+use kept::KeptClock;
 
 /// How much unseen time a new leader adds at most when it takes over. A replica that was cut off or
 /// suspended for hours must not end sessions whose clients could not reach it: rather late than
@@ -38,16 +46,35 @@ struct Anchor {
     /// Shard time at `at`, which is time since boot. Nothing was observed yet: both zero.
     time: Timestamp,
     at: Option<Duration>,
+    /// Whose time it is: the term of the last entry, or that in which this node last offered one.
+    term: u64,
     /// The last time that was applied.
     applied: Timestamp,
     /// The term in which this node last offered a time.
-    term: u64,
+    offered: u64,
+    /// It is from an earlier process, and no other leader's entry was seen since.
+    resumed: bool,
 }
 
 impl Anchor {
+    /// What was resumed is not believed further than a take-over would.
     fn time(&self, now: Duration) -> Timestamp {
+        let time = self.unbounded_time(now);
+        if self.resumed {
+            time.min(self.applied.plus(TAKEOVER_GAP_MAX))
+        } else {
+            time
+        }
+    }
+
+    fn unbounded_time(&self, now: Duration) -> Timestamp {
         self.at
             .map_or(self.time, |at| self.time.plus(now.saturating_sub(at)))
+    }
+
+    fn set(&mut self, time: Timestamp, now: Duration) {
+        self.time = time;
+        self.at = Some(now);
     }
 }
 
@@ -57,10 +84,25 @@ impl ShardClock {
         self.observe_at(applied, term, since_boot());
     }
 
+    /// Goes on where an earlier process was; `applied_term` is that of the last entry in the tables.
+    pub(crate) fn resume(&self, kept: KeptClock, applied_term: u64) {
+        self.resume_at(kept, applied_term, since_boot());
+    }
+
+    /// What a later process needs to go on; `None` before the first entry.
+    pub(crate) fn kept(&self) -> Option<KeptClock> {
+        let anchor = self.lock();
+        Some(KeptClock {
+            time: anchor.time,
+            at: anchor.at?,
+            term: anchor.term,
+            applied: anchor.applied,
+        })
+    }
+
     /// Shard time by this node's clock; for reading, on any replica.
     pub(crate) fn time(&self) -> Timestamp {
-        let anchor = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        anchor.time(since_boot())
+        self.lock().time(since_boot())
     }
 
     /// The time to give an entry that this node, the leader of `term`, accepts now.
@@ -69,29 +111,55 @@ impl ShardClock {
     }
 
     fn observe_at(&self, applied: Timestamp, term: u64, now: Duration) {
-        let mut anchor = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut anchor = self.lock();
         anchor.applied = anchor.applied.max(applied);
-        let of_another_leader = anchor.term != term;
-        if anchor.at.is_none() || of_another_leader || applied > anchor.time(now) {
-            anchor.time = applied;
-            anchor.at = Some(now);
+        // What a start replays may begin long before the kept clock, with earlier leaders.
+        let same_clock = anchor.offered == term || (anchor.resumed && term <= anchor.term);
+        if anchor.at.is_none() || !same_clock || applied > anchor.unbounded_time(now) {
+            anchor.set(applied, now);
+        }
+        anchor.term = match anchor.resumed && same_clock {
+            true => anchor.term,
+            false => term,
+        };
+        anchor.resumed &= same_clock;
+    }
+
+    fn resume_at(&self, kept: KeptClock, applied_term: u64, now: Duration) {
+        let mut anchor = self.lock();
+        // What was kept is older than the tables if those have a later leader's time. One that has
+        // only begun to lead has given none: its first entry is empty. A clock that is behind what it
+        // was is another clock.
+        let has_later_leader = kept.term < applied_term && anchor.applied > kept.applied;
+        if has_later_leader || kept.at > now {
+            return;
+        }
+        if kept.time.plus(now.saturating_sub(kept.at)) > anchor.time(now) {
+            anchor.set(kept.time, kept.at);
+            anchor.term = kept.term;
+            anchor.resumed = true;
         }
     }
 
     fn leader_time_at(&self, term: u64, now: Duration) -> Timestamp {
-        let mut anchor = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut anchor = self.lock();
         if anchor.at.is_none() {
             anchor.at = Some(now);
         }
-        if anchor.term != term {
-            anchor.term = term;
+        if anchor.offered != term {
             let latest = anchor.applied.plus(TAKEOVER_GAP_MAX);
-            if anchor.time(now) > latest {
-                anchor.time = latest;
-                anchor.at = Some(now);
+            if anchor.unbounded_time(now) > latest {
+                anchor.set(latest, now);
             }
+            anchor.resumed = false;
+            anchor.offered = term;
+            anchor.term = term;
         }
         anchor.time(now)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Anchor> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -148,5 +216,95 @@ mod tests {
         let clock = ShardClock::default();
         assert_eq!(clock.leader_time_at(1, seconds(50)), at(0));
         assert_eq!(clock.leader_time_at(1, seconds(51)), at(1));
+    }
+
+    const fn kept(time_s: u64, at_s: u64, term: u64) -> KeptClock {
+        KeptClock {
+            time: at(time_s),
+            at: seconds(at_s),
+            term,
+            applied: at(time_s),
+        }
+    }
+
+    /// As a restart does it: the tables say `tables`, of this term.
+    fn restarted(tables: Timestamp, term: u64, kept: KeptClock, now_s: u64) -> ShardClock {
+        let clock = ShardClock::default();
+        clock.observe_at(tables, 0, seconds(now_s));
+        clock.resume_at(kept, term, seconds(now_s));
+        clock
+    }
+
+    #[test]
+    fn a_restart_loses_neither_the_idle_time_before_it_nor_the_time_of_the_restart() {
+        let before = ShardClock::default();
+        before.observe_at(at(100), 1, seconds(5));
+        let stamped = before.leader_time_at(2, seconds(7));
+        before.observe_at(stamped, 2, seconds(8));
+        // Idle for three seconds, then away for two.
+        let clock = restarted(at(100), 1, before.kept().unwrap(), 13);
+        // The log replays what the tables lack.
+        clock.observe_at(stamped, 2, seconds(14));
+        assert_eq!(clock.leader_time_at(3, seconds(15)), at(110));
+    }
+
+    #[test]
+    fn a_resumed_clock_adds_at_most_the_capped_gap() {
+        let clock = restarted(at(100), 1, kept(100, 5, 1), 3605);
+        assert_eq!(clock.lock().time(seconds(3605)), at(110));
+        clock.observe_at(at(101), 1, seconds(3605));
+        assert_eq!(clock.leader_time_at(2, seconds(3605)), at(111));
+        assert_eq!(clock.leader_time_at(2, seconds(3606)), at(112));
+    }
+
+    #[test]
+    fn a_resumed_clock_follows_another_leader_that_is_behind() {
+        let clock = restarted(at(100), 1, kept(100, 5, 1), 12);
+        // The leader of term 2 has lost the time in between.
+        clock.observe_at(at(101), 2, seconds(13));
+        assert_eq!(clock.leader_time_at(3, seconds(14)), at(102));
+    }
+
+    #[test]
+    fn what_was_kept_before_a_later_leader_or_by_another_clock_is_not_believed() {
+        // The tables have the time of term 2, which was kept by nobody.
+        let clock = restarted(at(101), 2, kept(100, 5, 1), 12);
+        assert_eq!(clock.leader_time_at(3, seconds(12)), at(101));
+        // Time since boot went back.
+        let clock = restarted(at(100), 1, kept(100, 50, 1), 12);
+        assert_eq!(clock.leader_time_at(2, seconds(12)), at(100));
+        // The tables are ahead: time never goes back.
+        let clock = restarted(at(200), 1, kept(100, 5, 1), 12);
+        assert_eq!(clock.leader_time_at(2, seconds(12)), at(200));
+    }
+
+    #[test]
+    fn the_entries_of_earlier_leaders_that_a_start_replays_do_not_set_the_clock_back() {
+        // The tables are as of the last flush; the clock is of term 3.
+        let clock = restarted(at(50), 1, kept(100, 5, 3), 12);
+        for (time_s, term) in [(60, 1), (80, 2), (100, 3)] {
+            clock.observe_at(at(time_s), term, seconds(13));
+        }
+        assert_eq!(clock.leader_time_at(4, seconds(13)), at(108));
+    }
+
+    #[test]
+    fn a_leader_that_gave_no_time_yet_does_not_set_the_clock_back() {
+        // The last entry in the tables is the empty one with which term 2 began.
+        let clock = restarted(at(100), 2, kept(100, 5, 1), 12);
+        assert_eq!(clock.leader_time_at(3, seconds(12)), at(107));
+    }
+
+    #[test]
+    fn a_second_restart_goes_on_as_well() {
+        let first = restarted(at(100), 1, kept(100, 5, 1), 8);
+        first.observe_at(at(101), 1, seconds(9));
+        let clock = restarted(at(101), 1, first.kept().unwrap(), 12);
+        assert_eq!(clock.leader_time_at(2, seconds(12)), at(107));
+    }
+
+    #[test]
+    fn a_shard_without_entries_keeps_nothing() {
+        assert_eq!(ShardClock::default().kept(), None);
     }
 }

@@ -12,7 +12,7 @@
 //!   concern its node.
 //!
 //! Disk layout: `data_dir/log` (Raft logs, votes; WAL, fsynced) and `data_dir/state` (state tables;
-//! no WAL). `db` describes the keys byte by byte.
+//! no WAL); `db` describes the keys byte by byte. `data_dir/clocks`: shard time across a restart.
 //!
 //! Invariants:
 //! - **`machine`, `command`, `state`, `digest` and `encoding` are pure**: no clock, no I/O, no hash

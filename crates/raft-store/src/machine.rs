@@ -213,6 +213,16 @@ impl Machine {
         self.time
     }
 
+    /// Whether anything waits for shard time to pass: a session or a message to expire, a will to
+    /// become due.
+    #[must_use]
+    pub fn waits_for_time(&self) -> bool {
+        !self.deadlines.is_empty()
+            || self.wills.has_due()
+            || self.bodies.has_expiring()
+            || self.retained.has_expiring()
+    }
+
     /// The newest known life of each node, and whether it was declared over.
     pub fn lives(&self) -> impl Iterator<Item = (NodeId, Incarnation, bool)> + '_ {
         self.nodes

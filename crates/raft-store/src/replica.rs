@@ -21,6 +21,7 @@ use tokio::sync::{OwnedMutexGuard, watch};
 
 use crate::batch::ProposerId;
 use crate::clock::ShardClock;
+use crate::clock::kept::KeptClock;
 use crate::command::Answers;
 use crate::db::{Changes, StateDb};
 use crate::entry::{AppliedState, Proposal, Slot};
@@ -178,6 +179,13 @@ impl Replica {
             emptied: AtomicBool::new(emptied),
             failure: OnceLock::new(),
         })
+    }
+
+    /// Shard time goes on where an earlier process was. To be called before anything is applied.
+    pub(crate) fn resume_clock(&self, kept: KeptClock) {
+        let applied = self.state().applied;
+        let term = applied.map_or(0, |applied| applied.leader_id.term);
+        self.clock.resume(kept, term);
     }
 
     /// After a crash just behind the installation of a snapshot, the log may end before it, or hold

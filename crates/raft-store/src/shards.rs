@@ -11,6 +11,7 @@ use openraft::SnapshotPolicy;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clock::kept::ClockFile;
 use crate::connections::{Connections, endpoint};
 use crate::db::{self, Budget, LogDb, Owner, SHARDS_MAX, StateDb};
 use crate::error::StoreError;
@@ -378,11 +379,15 @@ fn open(config: &StoreConfig, on_applied: &OnApplied) -> Result<Opened, StoreErr
     )?;
     let (log, state) = (Arc::new(log), Arc::new(state));
     let (writer, thread) = LogWriter::start(Arc::clone(&log))?;
+    let clocks = ClockFile::new(&config.data_dir).read();
     let mut replicas = Vec::new();
     for id in (0..config.shards).map(ShardId) {
         let store = LogStore::open(id, Arc::clone(&log), writer.clone())?;
         let (state, on_applied) = (Arc::clone(&state), Arc::clone(on_applied));
         let replica = Replica::load(id, state, store.clone(), on_applied)?;
+        if let Some(kept) = clocks.get(&id) {
+            replica.resume_clock(*kept);
+        }
         replicas.push((store, Arc::new(replica)));
     }
     Ok(Opened {

@@ -34,6 +34,8 @@ pub(super) struct Bodies {
     /// Every content below is on disk only.
     resident_from: u64,
     resident_bytes: u64,
+    /// How many expire at some time. Derived from `known`.
+    expiring: usize,
     /// Saved bodies whose references changed.
     changed: BTreeSet<u64>,
 }
@@ -89,6 +91,7 @@ impl Bodies {
             saved_below: next,
             resident_from: next,
             resident_bytes: 0,
+            expiring: 0,
             changed: BTreeSet::new(),
         }
     }
@@ -119,7 +122,7 @@ impl Bodies {
             retain: message.retain,
         };
         self.resident_bytes = self.resident_bytes.saturating_add(known.resident_bytes());
-        self.known.insert(id, known);
+        self.insert(id, known);
         NewBody { stored, reference }
     }
 
@@ -149,12 +152,26 @@ impl Bodies {
         }
     }
 
+    fn insert(&mut self, id: u64, body: KnownBody) {
+        let expires = usize::from(body.expires_at.is_some());
+        self.expiring = self.expiring.saturating_add(expires);
+        self.known.insert(id, body);
+    }
+
     fn remove(&mut self, id: u64) {
-        if let Some(body) = self.known.remove(&id)
-            && body.content.is_some()
-        {
+        let Some(body) = self.known.remove(&id) else {
+            return;
+        };
+        let expires = usize::from(body.expires_at.is_some());
+        self.expiring = self.expiring.saturating_sub(expires);
+        if body.content.is_some() {
             self.resident_bytes = self.resident_bytes.saturating_sub(body.resident_bytes());
         }
+    }
+
+    /// Whether any of them expires at some time.
+    pub(super) fn has_expiring(&self) -> bool {
+        self.expiring > 0
     }
 
     pub(super) fn get(&self, id: u64) -> Option<&KnownBody> {
@@ -220,7 +237,7 @@ impl Bodies {
 
     /// Takes back what the tables say; the content stays there. In the order of ids.
     pub(super) fn restore(&mut self, id: u64, body: KnownBody) {
-        self.known.insert(id, body);
+        self.insert(id, body);
     }
 
     fn evict(&mut self, resident_bytes_max: u64) {

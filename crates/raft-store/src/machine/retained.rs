@@ -108,6 +108,11 @@ impl RetainedMessages {
         (*expires_at <= now).then(|| topic.clone())
     }
 
+    /// Whether any of them expires at some time.
+    pub(super) fn has_expiring(&self) -> bool {
+        !self.expiring.is_empty()
+    }
+
     pub(super) fn topics(&self) -> impl Iterator<Item = &TopicName> {
         self.topics.iter().map(|(topic, _)| topic)
     }

@@ -10,6 +10,7 @@ mod catch_up;
 mod retained;
 mod shared;
 mod storage;
+mod time;
 mod wills;
 
 use bytes::Bytes;

@@ -95,6 +95,11 @@ impl Wills {
         self.kept.insert(epoch, kept);
     }
 
+    /// Whether any of them becomes due by itself.
+    pub(super) fn has_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
     pub(super) fn epochs(&self) -> impl Iterator<Item = Epoch> {
         self.kept.keys().copied()
     }

@@ -1,5 +1,5 @@
-//! What the shards of a node need now and then: state saved and made durable, logs cut off behind it,
-//! disk space freed, gauges, leaderships spread.
+//! What the shards of a node need now and then: time kept, state saved and made durable, logs cut off
+//! behind it, disk space freed, gauges, leaderships spread.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use crate::clock::kept::ClockFile;
 use crate::ids::ShardId;
 use crate::leadership::Balance;
 use crate::retention::{LogPosition, Retention};
@@ -33,6 +34,7 @@ pub(super) struct Upkeep {
     flushed_at: Instant,
     /// Bytes of the entries that were applied before the last flush.
     flushed_bytes: u64,
+    clocks: ClockFile,
     /// Frees disk space, if it is not at it.
     space: Option<Space>,
     freeing: Option<JoinHandle<Space>>,
@@ -46,12 +48,14 @@ impl Upkeep {
             reclaimed_at: Instant::now(),
             dropped: BTreeMap::new(),
         };
+        let clocks = ClockFile::new(&shards.config.data_dir);
         Self {
             shards,
             balance: Balance::default(),
             retention,
             flushed_at: Instant::now(),
             flushed_bytes: 0,
+            clocks,
             space: Some(space),
             freeing: None,
         }
@@ -68,6 +72,7 @@ impl Upkeep {
                 () = tokio::time::sleep(every) => {}
             }
             let blocking = spawn_blocking(move || {
+                self.keep_clocks();
                 self.save();
                 self
             });
@@ -85,6 +90,18 @@ impl Upkeep {
                 self.shorten_log(shard).await;
             }
             self.report();
+        }
+    }
+
+    fn keep_clocks(&mut self) {
+        let clocks = self.shards.iter().filter_map(|shard| {
+            let kept = shard.replica().clock.kept()?;
+            Some((shard.id(), kept))
+        });
+        let clocks = clocks.collect();
+        if let Err(error) = self.clocks.write(clocks) {
+            // A restart then counts less time; a disk that is broken fails the log as well.
+            tracing::warn!(%error, "cannot keep the time of the shards");
         }
     }
 
