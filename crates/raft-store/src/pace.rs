@@ -3,8 +3,8 @@
 //! Whoever is answered by an entry soon has something to say again: a publisher its next message, a
 //! subscriber its acknowledgement. A batch that leaves with the first of them leaves the others to
 //! the next one, and an entry costs a hundred times what a command in it costs. So after a crowd a
-//! batch waits until as many commands have come as were in the one before, but not longer than that
-//! one took, and never longer than [`WAIT_MAX`]. No crowd, no wait: a lone command leaves at once.
+//! batch waits until as much has come as was in the larger one of the two before, but not longer than
+//! the last one took, and never longer than [`WAIT_MAX`]. No crowd, no wait: a lone command leaves at once.
 
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ pub(crate) fn weight(commands: usize, bytes: usize) -> usize {
 pub(crate) struct Pace {
     /// Until when it is worth to wait for how much.
     company: Option<Company>,
+    /// What the last one counted.
+    last_weight: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +43,8 @@ impl Pace {
     }
 
     fn answered_at(&mut self, weight: usize, took: Duration, now: Instant) {
+        // The steps of QoS 2 alternate between heavy and light ones.
+        let weight = std::mem::replace(&mut self.last_weight, weight).max(weight);
         self.company = (weight >= CROWD_MIN).then(|| Company {
             weight,
             until: now + took.min(WAIT_MAX),
@@ -70,6 +74,7 @@ impl Pace {
         let until = Instant::now() + Duration::from_secs(600);
         Self {
             company: Some(Company { weight, until }),
+            last_weight: weight,
         }
     }
 }
@@ -91,6 +96,12 @@ mod tests {
         assert_eq!(pace.wait_at(1, now), Some(now + took));
         assert_eq!(pace.wait_at(CROWD_MIN, now), None);
         assert_eq!(pace.wait_at(1, now + took), None);
+
+        // A light one after a heavy one: the next may be heavy again.
+        pace.answered_at(1, took, now);
+        assert_eq!(pace.wait_at(CROWD_MIN - 1, now), Some(now + took));
+        pace.answered_at(1, took, now);
+        assert_eq!(pace.wait_at(1, now), None);
 
         pace.answered_at(CROWD_MIN, WAIT_MAX * 2, now);
         assert_eq!(pace.wait_at(1, now), Some(now + WAIT_MAX));

@@ -4,8 +4,8 @@
 //! wrong machine, or a node of another cluster on a reused address, must never be counted or
 //! listened to.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{FutureExt, Stream, StreamExt, stream};
@@ -39,7 +39,8 @@ use crate::snapshot::{SnapshotData, count_event, meta};
 use crate::type_config::{LogId, TypeConfig};
 
 type Append = AppendEntriesRequest<TypeConfig>;
-type Answers = stream::BoxStream<'static, Result<wire::AppendResponse, Status>>;
+type Answer = Result<wire::AppendResponse, Status>;
+type Answers = stream::BoxStream<'static, Answer>;
 
 /// The Raft service of this node, to be mounted on its cluster port.
 pub struct RaftService {
@@ -201,37 +202,110 @@ fn last_of(append: &Append) -> Option<LogId> {
         .or(append.prev_log_id)
 }
 
+/// How long the answer to an append without entries may wait for the next one.
+const HELD_BACK_MAX: Duration = Duration::from_millis(50);
+/// How many of them may wait: well below what the sender has under way.
+const HELD_BACK_ANSWERS_MAX: usize = 8;
+
+/// Of the appends of one stream that are not answered, in order: whether they have entries.
+#[derive(Default)]
+struct Unanswered(Mutex<VecDeque<bool>>);
+
+impl Unanswered {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<bool>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, append: &Append) {
+        self.lock().push_back(!append.entries.is_empty());
+    }
+
+    /// The next one is answered.
+    fn has_entries(&self) -> bool {
+        self.lock().pop_front().unwrap_or(true)
+    }
+}
+
+/// Each entry is followed by an append without entries that says it is committed. Nobody waits for
+/// the answer to that: it goes out together with the next one, as one message on the wire.
+fn hold_back(answers: Answers, unanswered: Arc<Unanswered>) -> impl Stream<Item = Answer> + Send {
+    let (held, ready) = (VecDeque::new(), VecDeque::new());
+    stream::unfold(
+        (answers, unanswered, held, ready),
+        |(mut answers, unanswered, mut held, mut ready)| async move {
+            loop {
+                if let Some(answer) = ready.pop_front() {
+                    return Some((answer, (answers, unanswered, held, ready)));
+                }
+                let next = match held.is_empty() {
+                    true => Ok(answers.next().await),
+                    false => tokio::time::timeout(HELD_BACK_MAX, answers.next()).await,
+                };
+                let Ok(next) = next else {
+                    ready.append(&mut held);
+                    continue;
+                };
+                let Some(answer) = next else {
+                    let last = held.pop_front()?;
+                    ready.append(&mut held);
+                    return Some((last, (answers, unanswered, held, ready)));
+                };
+                let can_wait = !unanswered.has_entries() && is_matching(&answer);
+                held.push_back(answer);
+                if !can_wait || held.len() > HELD_BACK_ANSWERS_MAX {
+                    ready.append(&mut held);
+                }
+            }
+        },
+    )
+}
+
+fn is_matching(answer: &Answer) -> bool {
+    let answer = answer
+        .as_ref()
+        .ok()
+        .and_then(|answer| answer.result.as_ref());
+    matches!(answer, Some(wire::append_response::Result::Matching(_)))
+}
+
 /// The appends of one stream after the first, which named the shard. Ends at the first bad one:
 /// what was sent after it must not be applied without it.
 fn later_appends(
     shard: u32,
     requests: Streaming<wire::AppendRequest>,
+    unanswered: Arc<Unanswered>,
 ) -> impl Stream<Item = Append> + Send + 'static {
-    stream::unfold(requests, move |mut requests| async move {
-        let request = match requests.message().await {
-            Ok(Some(request)) => request,
-            Ok(None) => return None,
-            Err(status) => {
-                tracing::debug!(shard, %status, "an append stream broke");
+    stream::unfold(
+        (requests, unanswered),
+        move |(mut requests, unanswered)| async move {
+            let request = match requests.message().await {
+                Ok(Some(request)) => request,
+                Ok(None) => return None,
+                Err(status) => {
+                    tracing::debug!(shard, %status, "an append stream broke");
+                    return None;
+                }
+            };
+            if request.shard != shard {
+                tracing::error!(
+                    shard,
+                    other = request.shard,
+                    "an append stream changed its shard"
+                );
                 return None;
             }
-        };
-        if request.shard != shard {
-            tracing::error!(
-                shard,
-                other = request.shard,
-                "an append stream changed its shard"
-            );
-            return None;
-        }
-        match append_from_wire(request) {
-            Ok(append) => Some((append, requests)),
-            Err(error) => {
-                tracing::error!(shard, %error, "refused an append");
-                None
+            match append_from_wire(request) {
+                Ok(append) => {
+                    unanswered.add(&append);
+                    Some((append, (requests, unanswered)))
+                }
+                Err(error) => {
+                    tracing::error!(shard, %error, "refused an append");
+                    None
+                }
             }
-        }
-    })
+        },
+    )
 }
 
 /// Waits for the first append, which names the shard, and serves the stream from there. The caller
@@ -258,17 +332,18 @@ async fn serve_appends(
         Err(error) => return fail(malformed(error)),
     };
     let heard = shard.heard_from_leader();
-    let appends = stream::once(std::future::ready(first)).chain(later_appends(number, requests));
-    let answers = shard.raft().stream_append(appends);
-    answers
-        .map(move |answer| {
-            let result = answer.map_err(|error| stopped(&error))?;
-            if !matches!(result, Err(StreamAppendError::HigherVote(_))) {
-                heard.now();
-            }
-            Ok(append_answer(&result))
-        })
-        .boxed()
+    let unanswered = Arc::new(Unanswered::default());
+    unanswered.add(&first);
+    let later = later_appends(number, requests, Arc::clone(&unanswered));
+    let appends = stream::once(std::future::ready(first)).chain(later);
+    let answers = shard.raft().stream_append(appends).map(move |answer| {
+        let result = answer.map_err(|error| stopped(&error))?;
+        if !matches!(result, Err(StreamAppendError::HigherVote(_))) {
+            heard.now();
+        }
+        Ok(append_answer(&result))
+    });
+    hold_back(answers.boxed(), unanswered).boxed()
 }
 
 #[tonic::async_trait]
