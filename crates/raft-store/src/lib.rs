@@ -30,6 +30,7 @@ pub mod entry;
 pub mod error;
 pub mod forward;
 mod group_commit;
+mod held_answers;
 pub mod ids;
 pub mod leadership;
 pub mod log_store;

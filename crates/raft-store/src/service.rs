@@ -4,8 +4,8 @@
 //! wrong machine, or a node of another cluster on a reused address, must never be counted or
 //! listened to.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{FutureExt, Stream, StreamExt, stream};
@@ -29,6 +29,7 @@ use crate::entry::{
     vote_to_wire,
 };
 use crate::error::StoreError;
+use crate::held_answers::{Answer, Unanswered, hold_back};
 use crate::ids::ShardId;
 use crate::proto::holdfast::raft::v1 as wire;
 use crate::proto::holdfast::raft::v1::raft_server::{Raft, RaftServer};
@@ -39,7 +40,6 @@ use crate::snapshot::{SnapshotData, count_event, meta};
 use crate::type_config::{LogId, TypeConfig};
 
 type Append = AppendEntriesRequest<TypeConfig>;
-type Answer = Result<wire::AppendResponse, Status>;
 type Answers = stream::BoxStream<'static, Answer>;
 
 /// The Raft service of this node, to be mounted on its cluster port.
@@ -202,72 +202,6 @@ fn last_of(append: &Append) -> Option<LogId> {
         .or(append.prev_log_id)
 }
 
-/// How long the answer to an append without entries may wait for the next one.
-const HELD_BACK_MAX: Duration = Duration::from_millis(50);
-/// How many of them may wait: well below what the sender has under way.
-const HELD_BACK_ANSWERS_MAX: usize = 8;
-
-/// Of the appends of one stream that are not answered, in order: whether they have entries.
-#[derive(Default)]
-struct Unanswered(Mutex<VecDeque<bool>>);
-
-impl Unanswered {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<bool>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn add(&self, append: &Append) {
-        self.lock().push_back(!append.entries.is_empty());
-    }
-
-    /// The next one is answered.
-    fn has_entries(&self) -> bool {
-        self.lock().pop_front().unwrap_or(true)
-    }
-}
-
-/// Each entry is followed by an append without entries that says it is committed. Nobody waits for
-/// the answer to that: it goes out together with the next one, as one message on the wire.
-fn hold_back(answers: Answers, unanswered: Arc<Unanswered>) -> impl Stream<Item = Answer> + Send {
-    let (held, ready) = (VecDeque::new(), VecDeque::new());
-    stream::unfold(
-        (answers, unanswered, held, ready),
-        |(mut answers, unanswered, mut held, mut ready)| async move {
-            loop {
-                if let Some(answer) = ready.pop_front() {
-                    return Some((answer, (answers, unanswered, held, ready)));
-                }
-                let next = match held.is_empty() {
-                    true => Ok(answers.next().await),
-                    false => tokio::time::timeout(HELD_BACK_MAX, answers.next()).await,
-                };
-                let Ok(next) = next else {
-                    ready.append(&mut held);
-                    continue;
-                };
-                let Some(answer) = next else {
-                    let last = held.pop_front()?;
-                    ready.append(&mut held);
-                    return Some((last, (answers, unanswered, held, ready)));
-                };
-                let can_wait = !unanswered.has_entries() && is_matching(&answer);
-                held.push_back(answer);
-                if !can_wait || held.len() > HELD_BACK_ANSWERS_MAX {
-                    ready.append(&mut held);
-                }
-            }
-        },
-    )
-}
-
-fn is_matching(answer: &Answer) -> bool {
-    let answer = answer
-        .as_ref()
-        .ok()
-        .and_then(|answer| answer.result.as_ref());
-    matches!(answer, Some(wire::append_response::Result::Matching(_)))
-}
-
 /// The appends of one stream after the first, which named the shard. Ends at the first bad one:
 /// what was sent after it must not be applied without it.
 fn later_appends(
@@ -296,7 +230,7 @@ fn later_appends(
             }
             match append_from_wire(request) {
                 Ok(append) => {
-                    unanswered.add(&append);
+                    unanswered.add(!append.entries.is_empty());
                     Some((append, (requests, unanswered)))
                 }
                 Err(error) => {
@@ -333,7 +267,7 @@ async fn serve_appends(
     };
     let heard = shard.heard_from_leader();
     let unanswered = Arc::new(Unanswered::default());
-    unanswered.add(&first);
+    unanswered.add(!first.entries.is_empty());
     let later = later_appends(number, requests, Arc::clone(&unanswered));
     let appends = stream::once(std::future::ready(first)).chain(later);
     let answers = shard.raft().stream_append(appends).map(move |answer| {
