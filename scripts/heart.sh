@@ -45,7 +45,7 @@ done
 # Of the proposer, the bookkeeping.
 {
     echo '#![allow(unused_imports, dead_code, reason = "only a part of the file")]'
-    sed -e '/^pub struct Proposer</,$d' -e '/^use tokio/d' -e '/^use crate::forward/d' "$store/src/proposer.rs"
+    sed -e '/^pub struct Proposer</,$d' -e '/^use tokio/d' -e '/^use crate::forward/d' -e '/^use crate::pace/d' "$store/src/proposer.rs"
     echo 'struct End;'
 } >"$heart/src/proposer.rs"
 {

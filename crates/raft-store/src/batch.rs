@@ -37,3 +37,9 @@ pub struct Batch {
     /// Encoded commands, opaque until apply.
     pub commands: Vec<Bytes>,
 }
+
+/// How large a batch is where batches wait for company: each command counts, and each half KiB, since
+/// one command may stand for many messages.
+pub(crate) fn weight(commands: usize, bytes: usize) -> usize {
+    commands.saturating_add(bytes / 512)
+}

@@ -14,7 +14,7 @@ use openraft::EntryPayload;
 use openraft::vote::RaftLeaderId;
 use prost::Message;
 
-use crate::batch::{Batch, ProposerId};
+use crate::batch::{Batch, ProposerId, weight};
 use crate::encoding::{decode_batch, encode_batch};
 use crate::proto::holdfast::raft::v1 as wire;
 use crate::type_config::{Entry, LeaderId, LogId, Membership, PeerAddress, StoredMembership, Vote};
@@ -84,7 +84,7 @@ impl EncodedBatch {
 
     /// What it counts where batches wait for company.
     pub(crate) fn weight(&self) -> usize {
-        crate::pace::weight(self.batch.commands.len(), self.bytes.len())
+        weight(self.batch.commands.len(), self.bytes.len())
     }
 
     /// Bytes in an entry.

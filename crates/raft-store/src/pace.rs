@@ -15,12 +15,6 @@ const CROWD_MIN: usize = 16;
 /// The longest wait: less than what an fsync takes on a busy disk.
 const WAIT_MAX: Duration = Duration::from_millis(8);
 
-/// What commands count together: one each, and another one per half KiB, since one may stand for many
-/// messages.
-pub(crate) fn weight(commands: usize, bytes: usize) -> usize {
-    commands.saturating_add(bytes / 512)
-}
-
 /// The pace of one sequence of batches, of which one is under way at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {

@@ -15,13 +15,13 @@ use codec::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::batch::{Batch, ProposerId};
+use crate::batch::{Batch, ProposerId, weight};
 use crate::command::{Answers, Command, Response};
 use crate::encoding::encode_command;
 use crate::forward::Forwarder;
 use crate::ids::ShardId;
 use crate::machine::Applied;
-use crate::pace::{Pace, weight};
+use crate::pace::Pace;
 
 /// Commands in one batch at most.
 pub const BATCH_COMMANDS_MAX: usize = 1024;

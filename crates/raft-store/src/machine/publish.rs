@@ -8,7 +8,7 @@ use session::{Body, BodyRef, Delivery, DropCause, Input, Output, effective_qos};
 use super::Machine;
 use super::bodies::NewBody;
 use crate::command::{Acknowledgement, CloseReason, Effect, Refusal, Response};
-use crate::ids::Epoch;
+use crate::ids::{Epoch, Holder};
 use crate::state::StateKey;
 
 /// How many sessions a message reached.
@@ -258,15 +258,7 @@ impl Machine {
         outputs: &mut Vec<Output>,
         effects: &mut Vec<Effect>,
     ) {
-        let (mut holder, mut unsaved_from) = (None, u64::MAX);
-        if let Some(record) = self.sessions.get_mut(client_id) {
-            (holder, unsaved_from) = (record.holder, record.unsaved_from);
-            if !std::mem::replace(&mut record.is_changed, true) {
-                self.changes.insert(StateKey::Session(client_id.clone()));
-            }
-        } else {
-            self.changes.insert(StateKey::Session(client_id.clone()));
-        }
+        let (holder, unsaved_from) = self.session_changes(client_id);
         for output in outputs.drain(..) {
             match output {
                 Output::Send {
@@ -331,6 +323,20 @@ impl Machine {
                 | Output::Ended => {}
             }
         }
+    }
+
+    /// Notes that the session changes. Its connection, and from which position on its deliveries are in
+    /// no table.
+    fn session_changes(&mut self, client_id: &ClientId) -> (Option<Holder>, u64) {
+        let key = || StateKey::Session(client_id.clone());
+        let Some(record) = self.sessions.get_mut(client_id) else {
+            self.changes.insert(key());
+            return (None, u64::MAX);
+        };
+        if !std::mem::replace(&mut record.is_changed, true) {
+            self.changes.insert(key());
+        }
+        (record.holder, record.unsaved_from)
     }
 
     /// From `unsaved_from` on a save looks at what the session has then: what came and went in between
