@@ -105,6 +105,27 @@ pub(crate) async fn expect_publishes(client: &mut Client, count: usize) -> Vec<D
     deliveries
 }
 
+/// Together they get exactly these, and each of them a part.
+async fn each_message_once(receivers: &[Receiver], expected: &[String]) {
+    let count = || {
+        receivers
+            .iter()
+            .map(|member| got(member).len())
+            .sum::<usize>()
+    };
+    wait_until("every message has come", IN_TIME, async || {
+        count() >= expected.len()
+    })
+    .await;
+    for member in receivers {
+        member.wait_for("end", IN_TIME).await;
+        assert!(!got(member).is_empty(), "{} got nothing", member.name());
+    }
+    let mut all: Vec<String> = receivers.iter().flat_map(got).collect();
+    all.sort();
+    assert_eq!(all, expected);
+}
+
 /// [MQTT-4.8.2-3] and the first sentences of section 4.8.2: every session of the group gets a part,
 /// and other subscriptions are not concerned.
 #[tokio::test]
@@ -163,23 +184,7 @@ async fn each_message_goes_to_exactly_one_member() {
     }
     expected.sort();
     for receivers in [group.as_slice(), &other_group, &plain] {
-        let count = || {
-            receivers
-                .iter()
-                .map(|member| got(member).len())
-                .sum::<usize>()
-        };
-        wait_until("every message has come", IN_TIME, async || {
-            count() >= expected.len()
-        })
-        .await;
-        for member in receivers {
-            member.wait_for("end", IN_TIME).await;
-            assert!(!got(member).is_empty(), "{} got nothing", member.name());
-        }
-        let mut all: Vec<String> = receivers.iter().flat_map(got).collect();
-        all.sort();
-        assert_eq!(all, expected);
+        each_message_once(receivers, &expected).await;
     }
     assert!(dropped(&cluster, "no_member").await < 0.5);
 }
