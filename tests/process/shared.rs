@@ -126,6 +126,32 @@ async fn each_message_once(receivers: &[Receiver], expected: &[String]) {
     assert_eq!(all, expected);
 }
 
+/// Publishes to `s-one/t` through every node, from persistent and transient clients, and ends each with
+/// a message to `s-one-end`. Returns the payloads.
+async fn publish_at_every_qos(cluster: &Cluster) -> Vec<String> {
+    let mut expected = Vec::new();
+    for (number, node) in cluster.ids().into_iter().enumerate() {
+        for qos in [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce] {
+            for persistent in [true, false] {
+                let version = VERSIONS[(number + usize::from(persistent)) % 2];
+                let id = format!("s-one-from-{node}-{}-{persistent}", qos.as_u8());
+                let mut source = connect(cluster, node, &session(persistent, &id, version)).await;
+                let payloads = payloads(&id, 0..20);
+                for payload in &payloads {
+                    Sent::new("s-one/t", payload, qos)
+                        .publish(&mut source, 1)
+                        .await;
+                }
+                expected.extend(payloads);
+            }
+        }
+        let id = format!("s-one-end-{node}");
+        let mut source = publisher(cluster, node, &id, ProtocolVersion::V5).await;
+        source.publish_qos1(1, "s-one-end", "end").await;
+    }
+    expected
+}
+
 /// [MQTT-4.8.2-3] and the first sentences of section 4.8.2: every session of the group gets a part,
 /// and other subscriptions are not concerned.
 #[tokio::test]
@@ -162,26 +188,7 @@ async fn each_message_goes_to_exactly_one_member() {
     let addresses = vec![cluster.mqtt(2)];
     let plain = [Receiver::start(plain, addresses, &filters, cluster.history()).await];
 
-    let mut expected = Vec::new();
-    for (number, node) in cluster.ids().into_iter().enumerate() {
-        for qos in [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce] {
-            for persistent in [true, false] {
-                let version = VERSIONS[(number + usize::from(persistent)) % 2];
-                let id = format!("s-one-from-{node}-{}-{persistent}", qos.as_u8());
-                let mut source = connect(&cluster, node, &session(persistent, &id, version)).await;
-                let payloads = payloads(&id, 0..20);
-                for payload in &payloads {
-                    Sent::new("s-one/t", payload, qos)
-                        .publish(&mut source, 1)
-                        .await;
-                }
-                expected.extend(payloads);
-            }
-        }
-        let id = format!("s-one-end-{node}");
-        let mut source = publisher(&cluster, node, &id, ProtocolVersion::V5).await;
-        source.publish_qos1(1, "s-one-end", "end").await;
-    }
+    let mut expected = publish_at_every_qos(&cluster).await;
     expected.sort();
     for receivers in [group.as_slice(), &other_group, &plain] {
         each_message_once(receivers, &expected).await;

@@ -2,8 +2,6 @@
 
 #![expect(
     clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
     reason = "a test: a panic is its failure"
 )]
 

@@ -102,10 +102,11 @@ mod tests {
     }
 
     fn index(answer: Option<Answer>) -> u64 {
-        match answer.unwrap().unwrap().result.unwrap() {
-            wire::append_response::Result::Matching(matching) => matching.log_id.unwrap().index,
-            other => panic!("{other:?}"),
-        }
+        let result = answer.unwrap().unwrap().result;
+        let Some(wire::append_response::Result::Matching(matching)) = result else {
+            panic!("{result:?}");
+        };
+        matching.log_id.unwrap().index
     }
 
     #[tokio::test]
