@@ -1,9 +1,6 @@
 //! What fuzzing found worth keeping still holds: see docs/TESTING.md.
 
-#![expect(
-    clippy::expect_used,
-    reason = "a test: a panic is its failure"
-)]
+#![expect(clippy::expect_used, reason = "a test: a panic is its failure")]
 
 #[path = "../../../tests/fuzz/corpus.rs"]
 mod corpus;

@@ -2,10 +2,7 @@
 
 #![expect(
     clippy::expect_used,
-    clippy::panic,
     clippy::indexing_slicing,
-    clippy::wildcard_enum_match_arm,
-    clippy::cast_possible_truncation,
     reason = "a test: a panic is its failure"
 )]
 
