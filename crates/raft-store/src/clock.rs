@@ -52,15 +52,18 @@ struct Anchor {
     applied: Timestamp,
     /// The term in which this node last offered a time.
     offered: u64,
+    /// It has offered one, and applied no entry of that term: there may be others to apply before,
+    /// and what they say is not known yet.
+    opening: bool,
     /// It is from an earlier process, and no other leader's entry was seen since.
     resumed: bool,
 }
 
 impl Anchor {
-    /// What was resumed is not believed further than a take-over would.
+    /// A take-over, and what was resumed, add no more than the gap to what is in the log.
     fn time(&self, now: Duration) -> Timestamp {
         let time = self.unbounded_time(now);
-        if self.resumed {
+        if self.resumed || self.opening {
             time.min(self.applied.plus(TAKEOVER_GAP_MAX))
         } else {
             time
@@ -112,7 +115,18 @@ impl ShardClock {
 
     fn observe_at(&self, applied: Timestamp, term: u64, now: Duration) {
         let mut anchor = self.lock();
-        anchor.applied = anchor.applied.max(applied);
+        let before = anchor.applied;
+        anchor.applied = before.max(applied);
+        if anchor.opening && anchor.offered == term {
+            // All that other leaders logged is applied: from here on the clock runs on by itself.
+            let latest = before.plus(TAKEOVER_GAP_MAX);
+            let time = anchor.unbounded_time(now).min(latest).max(applied);
+            anchor.set(time, now);
+            anchor.term = term;
+            (anchor.opening, anchor.resumed) = (false, false);
+            return;
+        }
+        anchor.opening &= term < anchor.offered;
         // What a start replays may begin long before the kept clock, with earlier leaders.
         let same_clock = anchor.offered == term || (anchor.resumed && term <= anchor.term);
         if anchor.at.is_none() || !same_clock || applied > anchor.unbounded_time(now) {
@@ -147,13 +161,8 @@ impl ShardClock {
             anchor.at = Some(now);
         }
         if anchor.offered != term {
-            let latest = anchor.applied.plus(TAKEOVER_GAP_MAX);
-            if anchor.unbounded_time(now) > latest {
-                anchor.set(latest, now);
-            }
-            anchor.resumed = false;
             anchor.offered = term;
-            anchor.term = term;
+            anchor.opening = true;
         }
         anchor.time(now)
     }
@@ -208,6 +217,7 @@ mod tests {
         let clock = ShardClock::default();
         clock.observe_at(at(100), 1, seconds(0));
         assert_eq!(clock.leader_time_at(2, seconds(3600)), at(110));
+        clock.observe_at(at(110), 2, seconds(3600));
         assert_eq!(clock.leader_time_at(2, seconds(7200)), at(3710));
     }
 
@@ -215,6 +225,7 @@ mod tests {
     fn a_shard_without_entries_starts_at_zero() {
         let clock = ShardClock::default();
         assert_eq!(clock.leader_time_at(1, seconds(50)), at(0));
+        clock.observe_at(at(0), 1, seconds(50));
         assert_eq!(clock.leader_time_at(1, seconds(51)), at(1));
     }
 
@@ -254,6 +265,7 @@ mod tests {
         assert_eq!(clock.lock().time(seconds(3605)), at(110));
         clock.observe_at(at(101), 1, seconds(3605));
         assert_eq!(clock.leader_time_at(2, seconds(3605)), at(111));
+        clock.observe_at(at(111), 2, seconds(3605));
         assert_eq!(clock.leader_time_at(2, seconds(3606)), at(112));
     }
 
@@ -286,6 +298,18 @@ mod tests {
             clock.observe_at(at(time_s), term, seconds(13));
         }
         assert_eq!(clock.leader_time_at(4, seconds(13)), at(108));
+    }
+
+    #[test]
+    fn a_leader_that_has_not_replayed_its_log_yet_offers_less_and_loses_nothing() {
+        let clock = restarted(at(0), 0, kept(100, 5, 2), 12);
+        // Of the log it knows nothing yet; the machine never lets time go back.
+        assert_eq!(clock.leader_time_at(3, seconds(12)), at(10));
+        for (time_s, term) in [(60, 1), (100, 2)] {
+            clock.observe_at(at(time_s), term, seconds(12));
+        }
+        clock.observe_at(at(100), 3, seconds(13));
+        assert_eq!(clock.leader_time_at(3, seconds(13)), at(108));
     }
 
     #[test]
