@@ -10,7 +10,7 @@ use testkit::{
 };
 
 use crate::exchange::{Sent, Taker, take, text, texts};
-use crate::scene::{leader_of_some, options, publisher, tag};
+use crate::scene::{leader_of_some, options, publisher, spread_leaders, tag};
 
 const IN_TIME: Duration = Duration::from_secs(30);
 
@@ -99,7 +99,7 @@ async fn check_intervals(
 async fn a_queued_message_counts_its_expiry_down_across_failover_and_full_restart() {
     let name = "a_queued_message_counts_its_expiry_down_across_failover_and_full_restart";
     let mut cluster = Cluster::start(name, options()).await;
-    let home = leader_of_some(&cluster.leaders().await);
+    let home = leader_of_some(&spread_leaders(&cluster).await);
     let [near, far] = cluster.others(home)[..] else {
         panic!("three nodes")
     };
@@ -239,7 +239,7 @@ fn has_ended(watcher: &Receiver, client_id: &str) -> bool {
 async fn a_session_ends_after_its_interval_when_its_node_or_its_leader_is_killed() {
     let name = "a_session_ends_after_its_interval_when_its_node_or_its_leader_is_killed";
     let mut cluster = Cluster::start(name, options()).await;
-    let home = leader_of_some(&cluster.leaders().await);
+    let home = leader_of_some(&spread_leaders(&cluster).await);
     let [near, far] = cluster.others(home)[..] else {
         panic!("three nodes")
     };
@@ -399,7 +399,7 @@ async fn copies_keep_their_identifiers_and_flags_and_sessions_their_options_acro
     let name =
         "copies_keep_their_identifiers_and_flags_and_sessions_their_options_across_a_failover";
     let mut cluster = Cluster::start(name, options()).await;
-    let home = leader_of_some(&cluster.leaders().await);
+    let home = leader_of_some(&spread_leaders(&cluster).await);
     let [near, far] = cluster.others(home)[..] else {
         panic!("three nodes")
     };

@@ -10,7 +10,7 @@ use testkit::{
     oracle,
 };
 
-use crate::scene::{client_ids, leader_of_some, options, tag};
+use crate::scene::{client_ids, leader_of_some, options, spread_leaders, tag};
 
 /// Every message uses this id: as soon as it is free, it is used again.
 const ID: u16 = 5;
@@ -177,7 +177,7 @@ async fn check(receivers: &[Receiver], publishers: &[Publisher], first: u64) {
 async fn a_qos2_publisher_goes_on_through_another_node() {
     let mut cluster =
         Cluster::start("a_qos2_publisher_goes_on_through_another_node", options()).await;
-    let mut home = leader_of_some(&cluster.leaders().await);
+    let mut home = leader_of_some(&spread_leaders(&cluster).await);
     let persistent = persistent_subscribers(&cluster).await;
     let mut publishers = Vec::new();
     for (version, _, client_id) in client_ids("c-publisher", cluster.shards()) {

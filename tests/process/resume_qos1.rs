@@ -7,7 +7,9 @@ use testkit::{
     Client, Cluster, ClusterOptions, ConnectOptions, Delivery, VERSIONS, client_id_in_shard,
 };
 
-use crate::scene::{leader_of_some, options, payloads, publish_all, publisher, resent, tag};
+use crate::scene::{
+    leader_of_some, options, payloads, publish_all, publisher, resent, spread_leaders, tag,
+};
 
 /// Our own window, which is all that 3.1.1 has.
 const INFLIGHT_MAX: u16 = 32;
@@ -176,7 +178,7 @@ async fn unacknowledged_qos1_messages_resume_on_another_node() {
         options,
     )
     .await;
-    let home = leader_of_some(&cluster.leaders().await);
+    let home = leader_of_some(&spread_leaders(&cluster).await);
     let [second, third] = cluster.others(home)[..] else {
         panic!("three nodes")
     };

@@ -7,7 +7,9 @@ use codec::{Packet, ProtocolVersion, Qos};
 use testkit::client::delivery;
 use testkit::{Client, Cluster, ConnectOptions, Delivery, NodeId};
 
-use crate::scene::{client_ids, leader_of_some, options, payloads, publish_all, publisher, resent};
+use crate::scene::{
+    client_ids, leader_of_some, options, payloads, publish_all, publisher, resent, spread_leaders,
+};
 
 /// Handshakes complete before: their ids are free.
 const COMPLETE: u64 = 2;
@@ -187,7 +189,7 @@ impl Subscriber {
 async fn qos2_handshakes_resume_at_their_step_on_another_node() {
     let name = "qos2_handshakes_resume_at_their_step_on_another_node";
     let mut cluster = Cluster::start(name, options()).await;
-    let home = leader_of_some(&cluster.leaders().await);
+    let home = leader_of_some(&spread_leaders(&cluster).await);
     let [second, third] = cluster.others(home)[..] else {
         panic!("three nodes")
     };

@@ -8,7 +8,7 @@ use codec::{Packet, ProtocolVersion, Publish, Qos, RetainHandling, SubscriptionO
 use testkit::{Client, Cluster, ConnectOptions, NodeId, Receiver, VERSIONS, let_pass, wait_until};
 
 use crate::exchange::{Sent, Taker, publishes, take_up_to, text, texts};
-use crate::scene::{all_of, client_ids, leader_of_some, options, publisher, tag};
+use crate::scene::{all_of, client_ids, leader_of_some, options, publisher, spread_leaders, tag};
 
 const IN_TIME: Duration = Duration::from_secs(30);
 
@@ -358,7 +358,7 @@ async fn a_retained_message_counts_its_expiry_down_and_goes() {
 async fn a_retained_message_resent_through_another_node_is_stored_and_delivered_once() {
     let name = "a_retained_message_resent_through_another_node_is_stored_and_delivered_once";
     let mut cluster = Cluster::start(name, options()).await;
-    let home = leader_of_some(&cluster.leaders().await);
+    let home = leader_of_some(&spread_leaders(&cluster).await);
     let [near, far] = cluster.others(home)[..] else {
         panic!("three nodes")
     };

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use codec::{ProtocolVersion, Qos};
+use testkit::cluster::READY_WITHIN;
+
 use testkit::{
     Client, Cluster, ClusterOptions, ConnectOptions, Delivery, NodeId, Outgoing, VERSIONS,
-    client_id_in_shard,
+    client_id_in_shard, wait_until,
 };
 use tokio::task::JoinSet;
 
@@ -38,15 +40,26 @@ pub(crate) fn client_ids(prefix: &str, shards: u16) -> Vec<(ProtocolVersion, u16
         .collect()
 }
 
+/// The leader of each shard, once they are not all the same node: after a slow start one may lead all
+/// shards for some seconds.
+pub(crate) async fn spread_leaders(cluster: &Cluster) -> BTreeMap<u16, NodeId> {
+    let mut leaders = BTreeMap::new();
+    wait_until(
+        "leadership is spread over the nodes",
+        READY_WITHIN,
+        async || {
+            leaders = cluster.leaders().await;
+            leaders.values().any(|leader| *leader != leaders[&0])
+        },
+    )
+    .await;
+    leaders
+}
+
 /// A node that leads at least one shard, and not all: killing it is a leader's death for some
 /// clients and not for others.
 pub(crate) fn leader_of_some(leaders: &BTreeMap<u16, NodeId>) -> NodeId {
-    let node = leaders[&0];
-    assert!(
-        leaders.values().any(|leader| *leader != node),
-        "leadership is not spread over the nodes: {leaders:?}"
-    );
-    node
+    leaders[&0]
 }
 
 /// A transient publisher on one node.

@@ -10,7 +10,9 @@ use testkit::{
 };
 
 use crate::exchange::Sent;
-use crate::scene::{client_ids, leader_of_some, options, payloads, publisher, resent, tag};
+use crate::scene::{
+    client_ids, leader_of_some, options, payloads, publisher, resent, spread_leaders, tag,
+};
 use crate::shared::{
     Case, IN_TIME, QOS_1_AND_2, connect, dropped, expect_publishes, good_member, got, got_in_all,
     half_way, member, publish_numbers, session, small_window,
@@ -21,7 +23,7 @@ use crate::shared::{
 async fn at_qos_2_a_member_that_comes_back_completes_what_it_had() {
     let name = "at_qos_2_a_member_that_comes_back_completes_what_it_had";
     let mut cluster = Cluster::start(name, small_window()).await;
-    let home = leader_of_some(&cluster.leaders().await);
+    let home = leader_of_some(&spread_leaders(&cluster).await);
     let [near, far] = cluster.others(home)[..] else {
         panic!("three nodes")
     };
@@ -89,7 +91,7 @@ enum Step {
 async fn when_the_node_of_a_member_dies_qos_1_goes_elsewhere_and_sent_qos_2_does_not() {
     let name = "when_the_node_of_a_member_dies_qos_1_goes_elsewhere_and_sent_qos_2_does_not";
     let mut cluster = Cluster::start(name, options()).await;
-    let home = leader_of_some(&cluster.leaders().await);
+    let home = leader_of_some(&spread_leaders(&cluster).await);
     let [near, far] = cluster.others(home)[..] else {
         panic!("three nodes")
     };
@@ -147,7 +149,7 @@ async fn when_the_node_of_a_member_dies_qos_1_goes_elsewhere_and_sent_qos_2_does
 async fn what_did_not_reach_the_node_of_a_member_goes_elsewhere() {
     let name = "what_did_not_reach_the_node_of_a_member_goes_elsewhere";
     let mut cluster = Cluster::start(name, options()).await;
-    let leaders = cluster.leaders().await;
+    let leaders = spread_leaders(&cluster).await;
     let home = leader_of_some(&leaders);
     let [near, far] = cluster.others(home)[..] else {
         panic!("three nodes")
@@ -243,7 +245,7 @@ impl Scene {
 async fn nothing_is_lost_or_doubled_when_a_node_with_publishers_and_members_is_killed() {
     let name = "nothing_is_lost_or_doubled_when_a_node_with_publishers_and_members_is_killed";
     let mut cluster = Cluster::start(name, options()).await;
-    let home = leader_of_some(&cluster.leaders().await);
+    let home = leader_of_some(&spread_leaders(&cluster).await);
     let nodes = [&[home], cluster.others(home).as_slice()].concat();
     let mut members = Vec::new();
     for (number, version) in VERSIONS.into_iter().cycle().take(4).enumerate() {

@@ -11,7 +11,9 @@ use testkit::{
 };
 
 use crate::load::Load;
-use crate::scene::{client_ids, leader_of_some, options, payloads, publish_all, publisher, resent};
+use crate::scene::{
+    client_ids, leader_of_some, options, payloads, publish_all, publisher, resent, spread_leaders,
+};
 
 const IN_TIME: Duration = Duration::from_secs(60);
 
@@ -171,7 +173,7 @@ fn slowest_load_ms(cluster: &Cluster, node: NodeId) -> u64 {
 async fn a_node_that_was_away_longer_than_the_log_serves_from_its_own_state_again() {
     let name = "a_node_that_was_away_longer_than_the_log_serves_from_its_own_state_again";
     let mut cluster = Cluster::start(name, short_logs(100)).await;
-    let away = leader_of_some(&cluster.leaders().await);
+    let away = leader_of_some(&spread_leaders(&cluster).await);
     let other = cluster.others(away)[0];
     let third = cluster.others(away)[1];
     let load = Load::start(&cluster, "st").await;
@@ -254,7 +256,7 @@ async fn senders(cluster: &Cluster, nodes: &[NodeId], topic: &str) -> Vec<(Qos, 
 async fn connections_that_live_through_an_installed_snapshot_lose_and_repeat_nothing() {
     let name = "connections_that_live_through_an_installed_snapshot_lose_and_repeat_nothing";
     let mut cluster = Cluster::start(name, short_logs(10)).await;
-    let away = leader_of_some(&cluster.leaders().await);
+    let away = leader_of_some(&spread_leaders(&cluster).await);
     let rest = cluster.others(away);
     let mut receivers = Vec::new();
     for (version, _, client_id) in client_ids("sn", cluster.shards()) {

@@ -12,7 +12,8 @@ use testkit::{
 };
 
 use crate::scene::{
-    all_of, client_ids, leader_of_some, options, payloads, publish_all, publisher, resent, tag,
+    all_of, client_ids, leader_of_some, options, payloads, publish_all, publisher, resent,
+    spread_leaders, tag,
 };
 
 /// Until the older connection notices.
@@ -419,7 +420,7 @@ async fn what_a_node_reads_after_it_slept_changes_nothing() {
     let name = "what_a_node_reads_after_it_slept_changes_nothing";
     let mut cluster = Cluster::start(name, options()).await;
     for millis in [500, 2_000, 8_000] {
-        let leaders = cluster.leaders().await;
+        let leaders = spread_leaders(&cluster).await;
         let home = leader_of_some(&leaders);
         // So short a sleep is over before a new leader is elected.
         let led_elsewhere = leaders

@@ -13,7 +13,7 @@ use testkit::{
 };
 
 use crate::exchange::{Sent, Taker, take, text};
-use crate::scene::{client_ids, leader_of_some, options, tag};
+use crate::scene::{client_ids, leader_of_some, options, spread_leaders, tag};
 
 const IN_TIME: Duration = Duration::from_secs(30);
 const CLOSED_WITHIN: Duration = Duration::from_secs(10);
@@ -253,7 +253,7 @@ async fn a_will_waits_for_its_delay_or_the_end_of_the_session() {
 async fn the_wills_of_a_dead_node_are_published_once() {
     let name = "the_wills_of_a_dead_node_are_published_once";
     let mut cluster = Cluster::start(name, options()).await;
-    let home = leader_of_some(&cluster.leaders().await);
+    let home = leader_of_some(&spread_leaders(&cluster).await);
     let [near, far] = cluster.others(home)[..] else {
         panic!("three nodes")
     };
@@ -298,7 +298,7 @@ async fn the_wills_of_a_dead_node_are_published_once() {
 async fn a_pending_will_outlives_the_leader_of_its_shard() {
     let name = "a_pending_will_outlives_the_leader_of_its_shard";
     let mut cluster = Cluster::start(name, options()).await;
-    let leaders = cluster.leaders().await;
+    let leaders = spread_leaders(&cluster).await;
     let home = leader_of_some(&leaders);
     let [near, far] = cluster.others(home)[..] else {
         panic!("three nodes")

@@ -163,7 +163,8 @@ impl Upkeep {
         for (node, matched) in followers {
             let next = matched.map_or(0, |matched| matched.index.saturating_add(1));
             if next <= upto && node != u64::from(shard.node().0) {
-                tracing::warn!(
+                // As often as the log is cut off while it is away; what it gets is logged once.
+                tracing::debug!(
                     shard = shard.id().0,
                     peer = node,
                     next,
