@@ -43,6 +43,8 @@ pub(crate) fn hold_back(
     answers: impl Stream<Item = Answer> + Send + Unpin + 'static,
     unanswered: Arc<Unanswered>,
 ) -> impl Stream<Item = Answer> + Send + 'static {
+    // Asked once more after its end, for what was held back.
+    let answers = answers.fuse();
     let (held, ready) = (VecDeque::new(), VecDeque::new());
     stream::unfold(
         (answers, unanswered, held, ready),
