@@ -20,9 +20,11 @@ tests=(model proposer determinism)
 
 new="$(mktemp -d)"
 trap 'rm -rf "$new"' EXIT
-mkdir -p "$new/crates/raft-store/src" "$new/crates/raft-store/tests"
+mkdir -p "$new/crates/raft-store/src" "$new/crates/raft-store/tests" "$new/tests/support"
 cp -r "$source/crates/codec" "$source/crates/session" "$source/crates/router" "$new/crates/"
 cp -r "$source/proto" "$new/"
+# How the scenarios of `session` are read.
+cp "$source/tests/support/script.rs" "$new/tests/support/"
 cp "$source/Cargo.lock" "$source/rust-toolchain.toml" "$new/" 2>/dev/null || cp "$source/Cargo.lock" "$new/"
 
 # The root manifest, with the members that are here, and a profile that builds and runs quickly.
