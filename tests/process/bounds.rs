@@ -419,11 +419,11 @@ async fn a_peer_that_stops_reading_costs_a_bounded_amount_of_memory() {
     });
     let publishing = publish_all(&cluster, publishers.collect(), "far", (100, 65_536)).await;
     assert!(flood.flood("far", 65_536, 3_000).await);
+    // Its queue was full: the flood was not read until the node was declared down, or lost some.
+    let was_held_up = suspended.elapsed() > Duration::from_secs(3);
     for published in publishing.await.unwrap() {
         assert_eq!(published.acknowledged, 100);
     }
-    // Its queue was full: the flood was not read until the node was declared down, or lost some.
-    let was_held_up = suspended.elapsed() > Duration::from_secs(3);
     assert!(was_held_up || dropped(&cluster, 1, "peer_queue_full").await > 0.0);
     for (node, before) in [1, 2].into_iter().zip(before) {
         let grown = cluster.peak_resident_bytes(node).saturating_sub(before);
