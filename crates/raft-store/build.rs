@@ -8,12 +8,13 @@ use std::path::Path;
 const FILES: [&str; 3] = ["raft.proto", "state.proto", "propose.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    // Relative to this crate's folder, in which cargo runs this: a build folder outlives a checkout.
+    let folder = Path::new("../../proto");
     let files = FILES.map(|file| folder.join(file));
     for file in &files {
         println!("cargo:rerun-if-changed={}", file.display());
     }
-    let descriptors = protox::compile(&files, [&folder])?;
+    let descriptors = protox::compile(&files, [folder])?;
     tonic_prost_build::configure()
         // Payloads decode to slices of the receive buffer, without a copy.
         .bytes(".")

@@ -13,6 +13,7 @@
     reason = "tests fail by panicking, and whatever they do not expect is a failure"
 )]
 
+mod authentication;
 mod boundary;
 mod bounds;
 mod bulk;

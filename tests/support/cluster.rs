@@ -54,6 +54,8 @@ pub struct ClusterOptions {
     pub inflight_max: u16,
     /// Further lines of the section `[limits]`.
     pub limits: &'static str,
+    /// The lines of the section `[auth]`.
+    pub auth: &'static str,
     /// Log entries after which a shard's log is cut off.
     pub snapshot_after: u64,
     /// Nothing else may run beside it: for tests that measure time.
@@ -78,6 +80,7 @@ impl ClusterOptions {
             shards: 4,
             inflight_max: 100,
             limits: "",
+            auth: "anonymous = \"loopback\"",
             snapshot_after: 100_000,
             alone: false,
             shim: false,

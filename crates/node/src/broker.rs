@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use raft_store::{
     Answers, Batch, Command, Forwarder, NodeId, ProposerId, Response, ShardId, Shards, WriteError,
@@ -10,6 +11,7 @@ use raft_store::{
 
 use tokio::sync::watch;
 
+use crate::auth::Scram;
 use crate::config::Config;
 use crate::dispatch::Dispatch;
 use crate::health::Health;
@@ -24,6 +26,8 @@ use crate::visibility::Visibility;
 pub(crate) struct Broker {
     /// Its configuration.
     pub(crate) config: Config,
+    /// When it started, by the clock of this machine.
+    pub(crate) started: Duration,
     /// Its name in the cluster.
     pub(crate) node: NodeId,
     /// Every member with its cluster address, this node included.
@@ -50,6 +54,8 @@ pub(crate) struct Broker {
     pub(crate) pressure: Arc<Pressure>,
     /// Some outbox of this node's replicas holds more than its bound.
     pub(crate) outbox_full: watch::Sender<bool>,
+    /// Who may authenticate by SCRAM, if anybody.
+    pub(crate) scram: Option<Scram>,
     /// The node is about to stop: connections close.
     pub(crate) stopping: watch::Sender<bool>,
 }

@@ -1,11 +1,15 @@
 //! The command line: what can be asked for, and the commands that need no node.
 
+mod hash_password;
+
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use self::hash_password::{HashPasswordArguments, hash_password};
+use crate::auth::ScramUsers;
 use crate::config::{self, Loaded, Override, Printed, Sources};
 use crate::error::StartError;
 use crate::version;
@@ -34,6 +38,8 @@ pub enum Command {
     Demo(DemoArguments),
     /// Look at a configuration without starting anything.
     Config(ConfigArguments),
+    /// Turn a password into a line of a credentials file.
+    HashPassword(HashPasswordArguments),
     /// Say which version this is.
     Version,
 }
@@ -216,6 +222,9 @@ pub fn config(arguments: &ConfigArguments, format: AnswerFormat) -> Result<(), S
         ConfigCommand::Check(sources) => {
             let loaded = sources.load()?;
             let config = &loaded.config;
+            if let Some(path) = &config.auth.scram_file {
+                ScramUsers::read(path)?;
+            }
             let kind = if config.cluster.is_single_node() {
                 "a single node".to_owned()
             } else {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use codec::{ClientId, ProtocolVersion};
 use raft_store::{Command, Epoch, Holder, ShardId};
 
+use crate::auth::Identity;
 use crate::broker::Broker;
 use crate::end::End;
 use crate::life::Life;
@@ -30,6 +31,10 @@ pub(crate) struct Client {
     pub(crate) receive_maximum: u16,
     /// The client's Maximum Packet Size in bytes.
     pub(crate) packet_bytes_max: usize,
+    /// The client's Topic Alias Maximum.
+    pub(crate) topic_alias_maximum: u16,
+    /// Who it has shown to be, by enhanced authentication.
+    pub(crate) identity: Option<Arc<Identity>>,
     /// The shard of its session.
     pub(crate) shard: ShardId,
     /// This connection.

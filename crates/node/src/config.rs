@@ -23,6 +23,7 @@ mod print;
 mod reader;
 mod sources;
 mod storage;
+mod sys_topics;
 mod units;
 mod value;
 
@@ -40,6 +41,7 @@ pub use print::{Printed, as_json, print};
 pub use reader::Entry;
 pub use sources::{Override, Sources};
 pub use storage::StorageConfig;
+pub use sys_topics::SysTopicsConfig;
 pub use value::Origin;
 
 use std::collections::BTreeSet;
@@ -72,6 +74,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// `[log]`.
     pub log: LogConfig,
+    /// `[sys_topics]`.
+    pub sys_topics: SysTopicsConfig,
 }
 
 /// A configuration, and for each key who wrote it.
@@ -140,6 +144,7 @@ fn read(reader: &mut Reader, mut root: Table) -> Config {
     let auth = auth::read(reader, &mut root);
     let admin = admin::read(reader, &mut root);
     let log = log::read(reader, &mut root);
+    let sys_topics = sys_topics::read(reader, &mut root);
     later::sections(reader, &mut root);
     reader.finish(root);
     let (node, cluster) = identify(reader, node, cluster);
@@ -154,6 +159,7 @@ fn read(reader: &mut Reader, mut root: Table) -> Config {
         auth,
         admin,
         log,
+        sys_topics,
     }
 }
 

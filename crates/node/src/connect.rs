@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::auth::{self, Failure, Proof};
 use crate::backlog::LiveLimits;
 use crate::broker::Broker;
 use crate::client::{Client, Origin};
@@ -44,6 +45,8 @@ struct Terms {
     receive_maximum: u16,
     packet_bytes_max: usize,
     limits: SessionLimits,
+    /// Who the client has shown to be.
+    proof: Option<Proof>,
 }
 
 /// Serves one accepted socket from CONNECT to its end.
@@ -56,7 +59,7 @@ pub(crate) async fn accept(broker: Arc<Broker>, stream: TcpStream, origin: Origi
     };
     let decoder = Decoder::from_client(limits);
     let mut wire = Wire::new(stream, decoder, &broker.pressure.budget);
-    let connect = match timeout(broker.config.mqtt.connect_timeout, wire.first_packet()).await {
+    let connect = match timeout(broker.config.mqtt.connect_timeout, wire.next_packet()).await {
         Ok(Ok(Some(Packet::Connect(connect)))) => *connect,
         Ok(Ok(_)) | Err(_) => return,
         Ok(Err(error)) => {
@@ -66,9 +69,18 @@ pub(crate) async fn accept(broker: Arc<Broker>, stream: TcpStream, origin: Origi
         }
     };
     let version = connect.version;
-    let terms = match admit(&broker, &connect, origin.anonymous) {
+    let mut terms = match admit(&broker, &connect, origin.anonymous) {
         Ok(terms) => terms,
         Err(refused) => return refuse(wire, version, &origin, refused).await,
+    };
+    // Before the session is touched: who fails here takes over nothing [MQTT-3.1.4-2].
+    terms.proof = match auth::authenticate(&broker, &mut wire, &connect).await {
+        Ok(proof) => proof,
+        Err(Failure::Gone) => return,
+        Err(Failure::Refused(reason_code, cause)) => {
+            let refused = Refused { reason_code, cause };
+            return refuse(wire, version, &origin, refused).await;
+        }
     };
     open(broker, wire, origin, (connect, terms)).await;
 }
@@ -198,10 +210,7 @@ async fn begin(
 /// Checks what the packet alone and the configuration decide.
 fn admit(broker: &Broker, connect: &Connect, anonymous: bool) -> Result<Terms, Refused> {
     let refused = |reason_code, cause| Err(Refused { reason_code, cause });
-    if connect.authentication_method.is_some() {
-        return refused(ReasonCode::BadAuthenticationMethod, "authentication_method");
-    }
-    if !anonymous {
+    if !anonymous && connect.authentication_method.is_none() {
         return refused(ReasonCode::NotAuthorized, "anonymous");
     }
     let config = &broker.config;
@@ -242,6 +251,7 @@ fn admit(broker: &Broker, connect: &Connect, anonymous: bool) -> Result<Terms, R
             .and_then(|bytes| usize::try_from(bytes.get()).ok())
             .unwrap_or(usize::MAX),
         limits: session_limits(config, v5),
+        proof: None,
     })
 }
 
@@ -314,6 +324,11 @@ fn client(
         session_expiry_interval_s: terms.session_expiry_interval_s,
         receive_maximum: terms.receive_maximum,
         packet_bytes_max: terms.packet_bytes_max,
+        topic_alias_maximum: connect.topic_alias_maximum.unwrap_or(0),
+        identity: terms
+            .proof
+            .as_ref()
+            .map(|proof| Arc::clone(&proof.identity)),
         shard,
         holder,
         epoch: opened.epoch,
@@ -351,6 +366,10 @@ fn connack(broker: &Broker, connect: &Connect, terms: &Terms, session_present: b
     connack.topic_alias_maximum = Some(config.topic_alias_maximum);
     if terms.assigned {
         connack.assigned_client_identifier = Utf8::try_from(terms.client_id.as_str()).ok();
+    }
+    if let Some(proof) = &terms.proof {
+        connack.authentication_method = Some(proof.identity.method.clone());
+        connack.authentication_data = Some(proof.data.clone());
     }
     if terms.keep_alive_s != connect.keep_alive_s {
         connack.server_keep_alive = Some(terms.keep_alive_s);

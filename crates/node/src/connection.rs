@@ -7,18 +7,18 @@
 //!   no acknowledgement and no QoS 1 or 2 message (G8).
 //! - A connection is recorded closed only when everything that it sent has been answered.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::num::NonZeroU16;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use codec::{Disconnect, Packet, ProtocolVersion, ReasonCode, Timestamp, TopicName};
+use codec::{Disconnect, Packet, ProtocolVersion, ReasonCode, Timestamp};
 use raft_store::{Acknowledgement, Command, Ending, ShardId};
 use session::Output;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::auth::Reauthentication;
 use crate::broker::Broker;
 use crate::client::Client;
 use crate::clock;
@@ -33,6 +33,7 @@ use crate::pending::{ParkedPublish, PendingPublishes};
 use crate::retained::RetainedReads;
 use crate::session_place::SessionPlace;
 use crate::subscribe::PendingSubscriptions;
+use crate::topic_aliases::{InboundAliases, OutboundAliases};
 use crate::waiter::CommandWaiter;
 use crate::wire::{self, Wire};
 
@@ -78,11 +79,15 @@ pub(crate) struct Connection {
     /// Answers and receipts that are still to come.
     pub(crate) outstanding: u64,
     /// Topic Aliases that the client has defined; at most our Topic Alias Maximum.
-    pub(crate) topic_aliases: BTreeMap<NonZeroU16, TopicName>,
+    pub(crate) inbound_aliases: InboundAliases,
+    /// Those that we have defined; at most the client's Topic Alias Maximum, and ours.
+    pub(crate) outbound_aliases: OutboundAliases,
     /// The shard or peer whose queue was full when this connection last added to it.
     pub(crate) waits_for: Option<Destination>,
     /// Deliveries too large for the client, to be completed as if acknowledged.
     pub(crate) discarded: VecDeque<Acknowledgement>,
+    /// An authentication that the client has begun again.
+    pub(crate) reauthentication: Option<Box<Reauthentication>>,
     had_capacity: bool,
     last_packet: Instant,
     /// Taken from the mailbox while there was no room for what follows from it.
@@ -106,6 +111,8 @@ impl Connection {
         mailbox: Arc<Mailbox>,
         place: SessionPlace,
     ) -> Self {
+        let topic_alias_max = broker.config.mqtt.topic_alias_maximum;
+        let topic_alias_max = client.topic_alias_maximum.min(topic_alias_max);
         Self {
             broker,
             life,
@@ -120,9 +127,11 @@ impl Connection {
             handed: Handed::new(),
             next_tag: 1,
             outstanding: 0,
-            topic_aliases: BTreeMap::new(),
+            inbound_aliases: InboundAliases::default(),
+            outbound_aliases: OutboundAliases::new(topic_alias_max),
             waits_for: None,
             discarded: VecDeque::new(),
+            reauthentication: None,
             had_capacity: true,
             last_packet: Instant::now(),
             mail: VecDeque::new(),
@@ -207,6 +216,7 @@ impl Connection {
         tokio::pin!(keep_alive);
         loop {
             let worked = waking_at_the_end(|| self.work(&mut lease));
+            self.tally.packets_sent(std::mem::take(&mut self.wire.packets_sent));
             self.tally.tell();
             if let Err(end) = worked {
                 return end;
@@ -227,8 +237,9 @@ impl Connection {
                 written = wire::write(&mut self.wire.writer, &mut self.wire.output),
                     if !self.wire.output.is_empty() =>
                 {
-                    if !matches!(written, Ok(bytes) if bytes > 0) {
-                        return End::ClientGone;
+                    match written {
+                        Ok(bytes) if bytes > 0 => self.tally.bytes_sent(bytes),
+                        Ok(_) | Err(_) => return End::ClientGone,
                     }
                     // A client that reads slowly is alive, although nothing is read from it.
                     if !reads {
@@ -236,8 +247,9 @@ impl Connection {
                     }
                 }
                 read = wire::read(&mut self.wire.reader, &mut self.wire.input), if reads => {
-                    if !matches!(read, Ok(bytes) if bytes > 0) {
-                        return End::ClientGone;
+                    match read {
+                        Ok(bytes) if bytes > 0 => self.tally.bytes_received(bytes),
+                        Ok(_) | Err(_) => return End::ClientGone,
                     }
                     self.last_packet = Instant::now();
                 }
@@ -380,6 +392,7 @@ impl Connection {
     }
 
     fn on_packet(&mut self, packet: Packet) -> Result<(), End> {
+        self.tally.packet_received();
         match packet {
             Packet::Publish(publish) => self.on_publish(publish),
             Packet::Puback(ack) => self.on_puback(&ack),
@@ -393,10 +406,7 @@ impl Connection {
                 Ok(())
             }
             Packet::Disconnect(disconnect) => Err(self.on_disconnect(&disconnect)),
-            Packet::Auth(_) => Err(End::violation(
-                ReasonCode::ProtocolError,
-                "AUTH without an authentication method in CONNECT [MQTT-4.12.0-1]",
-            )),
+            Packet::Auth(auth) => self.on_auth(auth),
             Packet::Connect(_)
             | Packet::Connack(_)
             | Packet::Suback(_)

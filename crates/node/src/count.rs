@@ -8,11 +8,12 @@ use raft_store::ShardId;
 use session::DropCause;
 
 use crate::metrics::{
-    BUFFERS_BYTES, CONNECTIONS, CONNECTIONS_CLOSED_TOTAL, CONNECTIONS_OPENED_TOTAL,
-    CONNECTIONS_REJECTED_TOTAL, MESSAGES_DROPPED_TOTAL, MESSAGES_REDELIVERED_TOTAL, PEER_UP,
-    PUBLISH_DELAYED_TOTAL, PUBLISH_RECEIVED_TOTAL, PUBLISH_SENT_TOTAL, RAFT_ROLE,
-    SUBSCRIBERS_STUCK_TOTAL,
+    AUTH_ATTEMPTS_TOTAL, BUFFERS_BYTES, CONNECTIONS, CONNECTIONS_CLOSED_TOTAL,
+    CONNECTIONS_OPENED_TOTAL, CONNECTIONS_REJECTED_TOTAL, MESSAGES_DROPPED_TOTAL,
+    MESSAGES_REDELIVERED_TOTAL, PEER_UP, PUBLISH_DELAYED_TOTAL, PUBLISH_RECEIVED_TOTAL,
+    PUBLISH_SENT_TOTAL, RAFT_ROLE, SUBSCRIBERS_STUCK_TOTAL,
 };
+use crate::statistics::SUMS;
 
 fn label(qos: Qos) -> &'static str {
     match qos {
@@ -24,6 +25,7 @@ fn label(qos: Qos) -> &'static str {
 
 /// A client was admitted.
 pub(crate) fn connection_opened(listener: &Arc<str>) {
+    SUMS.connections_opened.add(1);
     counter!(CONNECTIONS_OPENED_TOTAL, "listener" => Arc::clone(listener)).increment(1);
     gauge!(CONNECTIONS, "listener" => Arc::clone(listener)).increment(1.0);
 }
@@ -34,6 +36,7 @@ pub(crate) fn connection_closed(listener: &Arc<str>, reason: &'static str) {
         ("listener", Arc::clone(listener).into()),
         ("reason", SharedString::from(reason)),
     ];
+    SUMS.connections_closed.add(1);
     counter!(CONNECTIONS_CLOSED_TOTAL, &labels).increment(1);
     gauge!(CONNECTIONS, "listener" => Arc::clone(listener)).decrement(1.0);
 }
@@ -47,11 +50,21 @@ pub(crate) fn connection_rejected(listener: &Arc<str>, reason: &'static str) {
     counter!(CONNECTIONS_REJECTED_TOTAL, &labels).increment(1);
 }
 
+/// An enhanced authentication is over.
+pub(crate) fn auth_attempt(accepted: bool) {
+    let result = if accepted { "accepted" } else { "refused" };
+    counter!(AUTH_ATTEMPTS_TOTAL, "result" => result).increment(1);
+}
+
 /// What one connection has counted since it last told.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     received: [u64; 3],
     sent: [u64; 3],
+    packets_received: u64,
+    packets_sent: u64,
+    bytes_received: u64,
+    bytes_sent: u64,
 }
 
 impl Tally {
@@ -65,8 +78,38 @@ impl Tally {
         add_one(&mut self.sent, qos);
     }
 
+    /// Bytes came in.
+    pub(crate) fn bytes_received(&mut self, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.bytes_received = self.bytes_received.saturating_add(bytes);
+    }
+
+    /// Bytes went out.
+    pub(crate) fn bytes_sent(&mut self, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.bytes_sent = self.bytes_sent.saturating_add(bytes);
+    }
+
+    /// A packet of whatever type came in.
+    pub(crate) fn packet_received(&mut self) {
+        self.packets_received = self.packets_received.saturating_add(1);
+    }
+
+    /// Packets besides PUBLISH went out.
+    pub(crate) fn packets_sent(&mut self, packets: u64) {
+        self.packets_sent = self.packets_sent.saturating_add(packets);
+    }
+
     /// Tells the metrics, and begins anew.
     pub(crate) fn tell(&mut self) {
+        let publishes = |counts: &[u64; 3]| counts.iter().sum::<u64>();
+        SUMS.publishes_received.add(publishes(&self.received));
+        SUMS.publishes_sent.add(publishes(&self.sent));
+        SUMS.packets_received.add(std::mem::take(&mut self.packets_received));
+        let packets_sent = std::mem::take(&mut self.packets_sent);
+        SUMS.packets_sent.add(packets_sent.saturating_add(publishes(&self.sent)));
+        SUMS.bytes_received.add(std::mem::take(&mut self.bytes_received));
+        SUMS.bytes_sent.add(std::mem::take(&mut self.bytes_sent));
         static RECEIVED: PerQos = PerQos(OnceLock::new());
         static SENT: PerQos = PerQos(OnceLock::new());
         RECEIVED.add(PUBLISH_RECEIVED_TOTAL, std::mem::take(&mut self.received));
@@ -108,6 +151,7 @@ pub(crate) fn redelivered() {
 
 /// A message was lost to a documented limit.
 pub(crate) fn dropped(reason: &'static str) {
+    SUMS.messages_dropped.add(1);
     counter!(MESSAGES_DROPPED_TOTAL, "reason" => reason).increment(1);
 }
 

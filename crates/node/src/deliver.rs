@@ -263,7 +263,8 @@ impl Connection {
         (stored, waited_s): (&StoredMessage, u32),
         transmission: Transmission,
     ) {
-        let header = PublishHeader {
+        let topic_form = self.outbound_aliases.form(&stored.message.topic);
+        let mut header = PublishHeader {
             dup: transmission == Transmission::Repeated,
             qos: if packet_id.is_some() {
                 delivery.qos
@@ -272,25 +273,32 @@ impl Connection {
             },
             retain: delivery.retain,
             packet_id,
-            topic_form: TopicForm::Name,
+            topic_form,
             waited_s,
             subscription_identifiers: &delivery.identifiers,
         };
         let message = &stored.message;
         let version = self.client.version;
         let max = self.client.packet_bytes_max;
-        let is_too_large =
-            || encoded_publish_len(&header, message, version).unwrap_or(usize::MAX) > max;
+        let is_too_large = |header: &PublishHeader<'_>| {
+            encoded_publish_len(header, message, version).unwrap_or(usize::MAX) > max
+        };
         // Without a limit of the client there is nothing to measure.
-        if max < usize::MAX && is_too_large() {
-            self.complete_too_large(packet_id, delivery.qos);
-            return;
+        if max < usize::MAX && is_too_large(&header) {
+            // To define an alias takes three bytes.
+            header.topic_form = TopicForm::Name;
+            if is_too_large(&header) {
+                self.complete_too_large(packet_id, delivery.qos);
+                return;
+            }
         }
+        let (qos, topic_form) = (header.qos, header.topic_form);
         if let Err(error) = encode_publish(&header, message, version, &mut self.wire.output) {
             tracing::error!(client_id = self.client.client_id.as_str(), %error, "not encoded");
             return;
         }
-        self.tally.sent(header.qos);
+        self.outbound_aliases.sent(&message.topic, topic_form);
+        self.tally.sent(qos);
     }
 
     /// Larger than the client accepts: discarded as if it had been delivered [MQTT-3.1.2-25].

@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::net::SocketAddr;
 
+use crate::auth::ScramFileError;
 use crate::config::{ConfigError, Entry};
 use crate::data_dir::DataDirError;
 
@@ -21,6 +22,9 @@ pub enum StartError {
     /// The data folder cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    /// A file of credentials is wrong.
+    #[error(transparent)]
+    Credentials(#[from] ScramFileError),
     /// A socket cannot be bound: change the address, or stop what uses it.
     #[error("{}{key} = \"{address}\": cannot listen there: {source}", prefix(.place))]
     Bind {
@@ -86,14 +90,18 @@ impl StartError {
                     source,
                 }
             }
-            Self::Config(_) | Self::DataDir(_) | Self::Usage(_) | Self::Failed { .. } => self,
+            Self::Config(_)
+            | Self::Credentials(_)
+            | Self::DataDir(_)
+            | Self::Usage(_)
+            | Self::Failed { .. } => self,
         }
     }
 
     /// 2: correct the command line, the configuration or the folder first. 1: it may pass.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Bind { .. } | Self::Usage(_) => USAGE,
+            Self::Config(_) | Self::Credentials(_) | Self::Bind { .. } | Self::Usage(_) => USAGE,
             Self::DataDir(error) if error.is_permanent() => USAGE,
             Self::DataDir(_) | Self::Failed { .. } => FAILED,
         }

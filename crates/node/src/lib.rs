@@ -4,6 +4,7 @@
 //! operator touches.
 
 pub mod admin;
+pub mod auth;
 mod backlog;
 mod broker;
 mod budget;
@@ -52,7 +53,10 @@ mod shared;
 mod shared_routes;
 pub mod signals;
 mod silence;
+mod statistics;
 mod subscribe;
+mod sys_topics;
+mod topic_aliases;
 pub mod version;
 mod visibility;
 mod waiter;

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run(&arguments),
         Command::Demo(arguments) => run_demo(&arguments),
         Command::Config(arguments) => cli::config(&arguments, format),
+        Command::HashPassword(arguments) => cli::hash_password(&arguments, format),
         Command::Version => {
             cli::print_version(format);
             Ok(())

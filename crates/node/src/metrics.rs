@@ -23,6 +23,8 @@ pub const CONNECTIONS_OPENED_TOTAL: &str = "holdfast_connections_opened_total";
 pub const CONNECTIONS_CLOSED_TOTAL: &str = "holdfast_connections_closed_total";
 /// Connections that were not admitted. Labels `listener`, `reason`.
 pub const CONNECTIONS_REJECTED_TOTAL: &str = "holdfast_connections_rejected_total";
+/// Enhanced authentications that are over. Label `result`: `accepted`, `refused`.
+pub const AUTH_ATTEMPTS_TOTAL: &str = "holdfast_auth_attempts_total";
 /// In-flight messages sent again on a new connection.
 pub const MESSAGES_REDELIVERED_TOTAL: &str = "holdfast_messages_redelivered_total";
 /// PUBLISH packets from clients. Label `qos`.
@@ -139,7 +141,7 @@ const ENTRIES: &[f64] = &[
 ];
 
 /// Every metric of this version; those of the process are in `metrics/process.rs`.
-pub const TABLE: [Metric; 29] = [
+pub const TABLE: [Metric; 30] = [
     gauge(CONNECTIONS, "Client connections open now."),
     counter(CONNECTIONS_OPENED_TOTAL, "Client connections accepted."),
     counter(
@@ -188,6 +190,10 @@ pub const TABLE: [Metric; 29] = [
     counter(
         CONNECTIONS_REJECTED_TOTAL,
         "Connections refused before they were admitted.",
+    ),
+    counter(
+        AUTH_ATTEMPTS_TOTAL,
+        "Clients that have shown who they are, or failed to.",
     ),
     counter(
         MESSAGES_REDELIVERED_TOTAL,

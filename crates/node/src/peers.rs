@@ -26,12 +26,13 @@ use crate::proto::peers_server::{Peers, PeersServer};
 use crate::proto::{
     AnnouncedReply, AnnouncedRequest, AnnouncementPosition, AwaitSeenReply, AwaitSeenRequest,
     HeartbeatReply, HeartbeatRequest, LiveAck, LiveFrame, LiveHello, LiveItem, LivePublish,
-    LiveShared, SharedOutcomeKind,
+    LiveShared, SharedOutcomeKind, StatisticsReply, StatisticsRequest,
 };
 use crate::received::ReceivedItems;
 use crate::registry::LiveMessage;
 use crate::routes::Announcements;
 use crate::shared::{SharedOrigin, SharedTaken};
+use crate::statistics;
 use crate::visibility::Change;
 
 /// Items taken before their acknowledgement is sent although more are waiting.
@@ -210,6 +211,16 @@ impl Peers for PeerService {
             .map(|node| u32::from(node.0))
             .collect();
         Ok(Response::new(AwaitSeenReply { seen, long_over }))
+    }
+
+    async fn statistics(
+        &self,
+        request: Request<StatisticsRequest>,
+    ) -> Result<Response<StatisticsReply>, Status> {
+        if request.get_ref().cluster != self.broker.config.cluster.name {
+            return Err(Status::permission_denied("another cluster"));
+        }
+        Ok(Response::new(statistics::of_this_node(&self.broker)))
     }
 
     async fn announced(

@@ -20,6 +20,7 @@ use crate::routes::Routes;
 use crate::session_place::SessionPlace;
 use crate::shared::{SharedMessage, SharedWaiter};
 use crate::shared_routes::{Place, SharedRoute};
+use crate::sys_topics;
 use crate::waiter::LiveWaiter;
 use crate::wills;
 
@@ -31,6 +32,10 @@ impl Connection {
         self.tally.received(publish.qos);
         let topic = self.topic_of(&publish)?;
         self.check_topic(&topic)?;
+        if !sys_topics::is_open(&topic) {
+            self.refuse_sys_topic(&publish);
+            return Ok(());
+        }
         if publish.retain && !self.broker.config.mqtt.retain_available {
             return Err(End::violation(
                 ReasonCode::RetainNotSupported,
@@ -51,6 +56,14 @@ impl Connection {
             self.hand_on(packet_id, message, None);
         }
         Ok(())
+    }
+
+    /// Only the broker publishes below `$SYS/`: nobody gets the message. 3.1.1 has no way to say so.
+    fn refuse_sys_topic(&mut self, publish: &Publish) {
+        count::dropped("acl");
+        if let Some(packet_id) = publish.packet_id {
+            self.refuse_publish(packet_id, publish.qos, ReasonCode::NotAuthorized);
+        }
     }
 
     /// Stores a retained message in its topic's shard; `hand_on` follows the answer, and until then
@@ -147,10 +160,10 @@ impl Connection {
             ));
         }
         if let Some(topic) = &publish.topic {
-            self.topic_aliases.insert(alias, topic.detached());
+            self.inbound_aliases.define(alias, topic);
             return Ok(topic.clone());
         }
-        self.topic_aliases.get(&alias).cloned().ok_or_else(|| {
+        self.inbound_aliases.topic(alias).cloned().ok_or_else(|| {
             End::violation(
                 ReasonCode::ProtocolError,
                 "unknown topic alias (section 3.3.2.3.4)",

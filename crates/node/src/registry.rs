@@ -264,6 +264,19 @@ impl Registry {
         delivered
     }
 
+    /// Subscriptions of sessions here that end with their connection.
+    pub(crate) fn transient_subscriptions(&self) -> usize {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        let transient = live.connections.iter();
+        transient
+            .filter(|(_, connection)| !connection.hosted)
+            .map(|(id, _)| {
+                let unshared = live.router.subscriptions(id).count();
+                unshared.saturating_add(live.shared.groups_of(id).count())
+            })
+            .sum()
+    }
+
     /// Bytes that are kept on account of each connection.
     pub(crate) fn held_bytes(&self) -> Vec<(usize, Arc<Mailbox>)> {
         let mailboxes = self.mailboxes.iter();

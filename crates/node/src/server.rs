@@ -16,6 +16,7 @@ use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::{Scram, ScramUsers};
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::dispatch::Dispatch;
@@ -27,7 +28,7 @@ use crate::peers::PeerService;
 use crate::pressure::{self, Pressure};
 use crate::silence::{Reports, Silence};
 use crate::visibility::Visibility;
-use crate::{count, heartbeat, members, outbox, wills};
+use crate::{clock, count, heartbeat, members, outbox, sys_topics, wills};
 
 /// How often readiness is looked at.
 const HEALTH_PERIOD: Duration = Duration::from_millis(100);
@@ -111,6 +112,7 @@ impl Server {
         self.tasks.spawn(members::duties(Arc::clone(broker)));
         self.tasks.spawn(watch_health(Arc::clone(broker)));
         self.tasks.spawn(pressure::relieve(Arc::clone(broker)));
+        self.tasks.spawn(sys_topics::run(Arc::clone(broker)));
     }
 
     fn spawn_outboxes(&mut self) {
@@ -182,6 +184,7 @@ fn broker(
         .filter(|(peer, _)| **peer != node)
         .map(|(peer, a)| (*peer, a));
     let visibility = Visibility::new(peers).map_err(address)?;
+    let scram = scram(&config)?;
     let cluster = &config.cluster;
     let gap_max = cluster.lease;
     let buffers_max = usize::try_from(config.limits.buffers_max_bytes).unwrap_or(usize::MAX);
@@ -192,6 +195,7 @@ fn broker(
     }
     Ok(Arc::new(Broker {
         config,
+        started: clock::now(),
         node,
         members,
         shards,
@@ -205,8 +209,19 @@ fn broker(
         visibility: Arc::new(visibility),
         pressure: Pressure::new(buffers_max),
         outbox_full: watch::Sender::new(false),
+        scram,
         stopping: watch::Sender::new(false),
     }))
+}
+
+/// Whoever the file of SCRAM users names may authenticate so.
+fn scram(config: &Config) -> Result<Option<Scram>, StartError> {
+    let Some(path) = &config.auth.scram_file else {
+        return Ok(None);
+    };
+    let scram = Scram::new(ScramUsers::read(path)?)
+        .map_err(|error| StartError::failed("cannot offer SCRAM-SHA-256", error))?;
+    Ok(Some(scram))
 }
 
 /// A single node has no cluster port: nobody is to talk to it there.

@@ -54,6 +54,12 @@ impl Visibility {
         Ok(Self { clients })
     }
 
+    /// A way to ask each peer.
+    pub(crate) fn clients(&self) -> impl Iterator<Item = (NodeId, PeersClient<Channel>)> + '_ {
+        let clients = self.clients.iter();
+        clients.map(|(peer, client)| (*peer, client.clone()))
+    }
+
     /// One round. False: every peer was asked, and fewer than a majority have seen the change.
     async fn seen(&self, broker: &Broker, needed: &Seen) -> bool {
         let mut asked: FuturesUnordered<_> = self

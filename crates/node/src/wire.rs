@@ -71,6 +71,8 @@ pub(crate) struct Wire {
     pub(crate) input: BytesMut,
     /// What waits for the socket.
     pub(crate) output: BytesMut,
+    /// Packets appended by `send` that nobody has counted.
+    pub(crate) packets_sent: u64,
     /// Bytes to packets.
     pub(crate) decoder: Decoder,
     /// What the buffers hold of the node's memory for such.
@@ -85,6 +87,7 @@ impl Wire {
             writer,
             input: BytesMut::new(),
             output: BytesMut::new(),
+            packets_sent: 0,
             decoder,
             share: Share::new(budget),
         }
@@ -99,17 +102,20 @@ impl Wire {
 
     /// Appends a packet to what waits for the socket.
     pub(crate) fn send(&mut self, packet: &Packet, version: ProtocolVersion) {
-        if let Err(error) = encode(packet, version, &mut self.output) {
-            tracing::error!(%error, packet = ?packet.packet_type(), "packet not encoded");
+        match encode(packet, version, &mut self.output) {
+            Ok(()) => self.packets_sent = self.packets_sent.saturating_add(1),
+            Err(error) => {
+                tracing::error!(%error, packet = ?packet.packet_type(), "packet not encoded");
+            }
         }
     }
 
-    /// Waits for the first packet. `None`: the client closed the connection, or the node has no memory
-    /// for more of it.
+    /// Waits for a packet of a client that has no CONNACK yet. `None`: the client closed the connection,
+    /// or the node has no memory for more of it.
     ///
     /// # Errors
     /// What it sent is not a packet.
-    pub(crate) async fn first_packet(&mut self) -> Result<Option<Packet>, codec::DecodeError> {
+    pub(crate) async fn next_packet(&mut self) -> Result<Option<Packet>, codec::DecodeError> {
         loop {
             if let Some(packet) = self.decoder.decode(&mut self.input)? {
                 return Ok(Some(packet));
@@ -122,6 +128,14 @@ impl Wire {
                 return Ok(None);
             }
         }
+    }
+
+    /// Writes what waits, while nothing is read.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub(crate) async fn flush(&mut self) -> io::Result<()> {
+        self.writer.write_all_buf(&mut self.output).await
     }
 
     /// The client has closed the connection already. What it sent before is kept.

@@ -253,6 +253,18 @@ impl Machine {
         self.sessions.len()
     }
 
+    /// Sessions with a connection that is not recorded closed.
+    #[must_use]
+    pub fn connected_count(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Subscriptions of the sessions that live here, shared ones included.
+    #[must_use]
+    pub fn subscription_count(&self) -> usize {
+        self.router.len().saturating_add(self.shared.len())
+    }
+
     /// Messages that wait behind the window of a session of this shard.
     #[must_use]
     pub fn queue_len(&self, client_id: &ClientId) -> usize {

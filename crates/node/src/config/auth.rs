@@ -1,5 +1,7 @@
 //! `[auth]`: who may connect.
 
+use std::path::PathBuf;
+
 use super::later;
 use super::reader::{Reader, text};
 use super::value::{Kind, Table};
@@ -10,6 +12,9 @@ pub struct AuthConfig {
     /// `anonymous`: clients without credentials. Default `loopback`: a try-out on one machine
     /// works, and nothing is open to the network by accident.
     pub anonymous: AnonymousAccess,
+    /// `scram_file`: users of the authentication method SCRAM-SHA-256, one line each, as
+    /// `holdfast hash-password --scram` prints them. `None` (the default, `""`): there is no such method.
+    pub scram_file: Option<PathBuf>,
 }
 
 /// Where clients may connect without credentials.
@@ -42,7 +47,14 @@ pub(super) fn read(reader: &mut Reader, root: &mut Table) -> AuthConfig {
             _ => Err(format!("expected {expected}")),
         }
     });
+    let scram_file = section.read("scram_file", (None, "\"\"".to_owned()), |value| {
+        let path = text(value, "a path")?;
+        Ok((!path.is_empty()).then(|| PathBuf::from(path)))
+    });
     later::auth(&mut section);
     section.finish();
-    AuthConfig { anonymous }
+    AuthConfig {
+        anonymous,
+        scram_file,
+    }
 }

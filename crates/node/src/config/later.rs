@@ -96,7 +96,7 @@ pub(super) fn storage(section: &mut Section<'_>) {
 
 /// Keys of `[auth]`.
 pub(super) fn auth(section: &mut Section<'_>) {
-    for key in ["password_file", "scram_file", "ban_file"] {
+    for key in ["password_file", "ban_file"] {
         section.later(key, OFF, &[]);
     }
     let mut jwt = section.sub("jwt");
@@ -122,20 +122,13 @@ type LaterKey = (&'static str, &'static str, &'static [&'static str]);
 
 /// Sections that belong to later features altogether.
 pub(super) fn sections(reader: &mut Reader, root: &mut Table) {
-    let tables: [(&str, &[LaterKey]); 3] = [
+    let tables: [(&str, &[LaterKey]); 2] = [
         (
             "shutdown",
             &[
                 ("drain_timeout", r#""60s""#, &[]),
                 ("grace", r#""0s""#, &[]),
                 ("close_rate", "2000", &[]),
-            ],
-        ),
-        (
-            "sys_topics",
-            &[
-                ("enabled", "true", &["false"]),
-                ("interval", r#""10s""#, &[]),
             ],
         ),
         ("otlp", &[("endpoint", OFF, &[]), ("sample", "0.01", &[])]),

@@ -15,8 +15,8 @@ pub struct MqttConfig {
     /// `receive_maximum`, 1..65535: unacknowledged QoS 1 and 2 publishes that we accept from one
     /// client. Default 100: hides a round trip of 10 ms at 10,000 messages a second.
     pub receive_maximum: u16,
-    /// `topic_alias_maximum`, 0..65535: topic aliases that a v5 client may set. Default 16: each
-    /// keeps one topic name in memory.
+    /// `topic_alias_maximum`, 0..65535: topic aliases that a v5 client may set, and the most that we set
+    /// for one that takes them. Default 16: each keeps one topic name in memory.
     pub topic_alias_maximum: u16,
     /// `session_expiry_max`, seconds: caps the Session Expiry Interval that a client asks for; also
     /// what a 3.1.1 client with clean session 0 gets. Default 7d: a long weekend plus repair.

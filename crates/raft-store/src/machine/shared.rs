@@ -95,6 +95,14 @@ impl SharedMembers {
         }
     }
 
+    /// Memberships, over all groups.
+    pub(super) fn len(&self) -> usize {
+        let groups = self.groups.values();
+        groups
+            .map(|group| group.connected.len().saturating_add(group.offline.len()))
+            .sum()
+    }
+
     pub(super) fn has_members(&self, filter: &TopicFilter) -> bool {
         self.groups.contains_key(filter)
     }
