@@ -30,6 +30,8 @@ pub(crate) struct Client {
     pub(crate) receive_maximum: u16,
     /// The client's Maximum Packet Size in bytes.
     pub(crate) packet_bytes_max: usize,
+    /// The client takes Reason Strings.
+    pub(crate) wants_reasons: bool,
     /// The shard of its session.
     pub(crate) shard: ShardId,
     /// This connection.

@@ -185,10 +185,10 @@ impl Connection {
         if let Some(reason_code) = end.reason_code()
             && client.version == ProtocolVersion::V5
         {
-            wire.send(
-                &Packet::Disconnect(Disconnect::new(reason_code)),
-                client.version,
-            );
+            let disconnect = Packet::Disconnect(Disconnect::new(reason_code));
+            client
+                .audience()
+                .tell(&mut wire, disconnect, end.explanation());
         }
         place.leave(&life);
         wire.farewell().await;

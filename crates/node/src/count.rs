@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use codec::Qos;
+use codec::{Qos, ReasonCode};
 use metrics::{Counter, SharedString, counter, gauge};
 use raft_store::ShardId;
 use session::DropCause;
@@ -10,8 +10,8 @@ use session::DropCause;
 use crate::metrics::{
     BUFFERS_BYTES, CONNECTIONS, CONNECTIONS_CLOSED_TOTAL, CONNECTIONS_OPENED_TOTAL,
     CONNECTIONS_REJECTED_TOTAL, MESSAGES_DROPPED_TOTAL, MESSAGES_REDELIVERED_TOTAL, PEER_UP,
-    PUBLISH_DELAYED_TOTAL, PUBLISH_RECEIVED_TOTAL, PUBLISH_SENT_TOTAL, RAFT_ROLE,
-    SUBSCRIBERS_STUCK_TOTAL,
+    PROTOCOL_VIOLATIONS_TOTAL, PUBLISH_DELAYED_TOTAL, PUBLISH_RECEIVED_TOTAL, PUBLISH_SENT_TOTAL,
+    RAFT_ROLE, SUBSCRIBERS_STUCK_TOTAL, VIOLATION_REASONS,
 };
 
 fn label(qos: Qos) -> &'static str {
@@ -45,6 +45,15 @@ pub(crate) fn connection_rejected(listener: &Arc<str>, reason: &'static str) {
         ("reason", SharedString::from(reason)),
     ];
     counter!(CONNECTIONS_REJECTED_TOTAL, &labels).increment(1);
+}
+
+/// A client broke a rule.
+pub(crate) fn violation(reason_code: ReasonCode) {
+    let found = VIOLATION_REASONS
+        .iter()
+        .find(|(code, _)| *code == reason_code.as_u8());
+    let reason = found.map_or("other", |(_, name)| *name);
+    counter!(PROTOCOL_VIOLATIONS_TOTAL, "reason" => reason).increment(1);
 }
 
 /// What one connection has counted since it last told.
