@@ -35,6 +35,8 @@ pub(crate) struct Client {
     pub(crate) topic_alias_maximum: u16,
     /// Who it has shown to be, by enhanced authentication.
     pub(crate) identity: Option<Arc<Identity>>,
+    /// The client takes Reason Strings.
+    pub(crate) wants_reasons: bool,
     /// The shard of its session.
     pub(crate) shard: ShardId,
     /// This connection.

@@ -25,16 +25,11 @@ use crate::count;
 use crate::end::End;
 use crate::life::Life;
 use crate::mailbox::Mailbox;
+use crate::reason::{self, Audience};
+use crate::refusal::{Refused, refuse, refuse_malformed};
 use crate::session_place::{HostedSession, SessionPlace};
 use crate::waiter::CommandWaiter;
 use crate::wire::Wire;
-
-/// Why a CONNECT is refused.
-#[derive(Clone, Copy, Debug)]
-struct Refused {
-    reason_code: ReasonCode,
-    cause: &'static str,
-}
 
 /// What a CONNECT comes down to under this node's configuration.
 struct Terms {
@@ -61,27 +56,39 @@ pub(crate) async fn accept(broker: Arc<Broker>, stream: TcpStream, origin: Origi
     let mut wire = Wire::new(stream, decoder, &broker.pressure.budget);
     let connect = match timeout(broker.config.mqtt.connect_timeout, wire.next_packet()).await {
         Ok(Ok(Some(Packet::Connect(connect)))) => *connect,
-        Ok(Ok(_)) | Err(_) => return,
-        Ok(Err(error)) => {
-            tracing::warn!(address = %origin.address, %error, "bad CONNECT");
-            refuse_malformed(wire, &origin, &error).await;
+        Ok(Ok(_)) => {
+            if wire.has_no_memory() {
+                count::connection_rejected(&origin.listener, "buffers_full");
+            }
             return;
         }
+        Err(_) => {
+            tracing::debug!(address = %origin.address, "no CONNECT in time");
+            return count::connection_rejected(&origin.listener, "connect_timeout");
+        }
+        Ok(Err(error)) => return refuse_malformed(wire, &origin, &error).await,
     };
-    let version = connect.version;
     let mut terms = match admit(&broker, &connect, origin.anonymous) {
         Ok(terms) => terms,
-        Err(refused) => return refuse(wire, version, &origin, refused).await,
+        Err(refused) => return refuse(wire, &connect, &origin, refused).await,
     };
     // Before the session is touched: who fails here takes over nothing [MQTT-3.1.4-2].
     terms.proof = match auth::authenticate(&broker, &mut wire, &connect).await {
         Ok(proof) => proof,
         Err(Failure::Gone) => return,
         Err(Failure::Refused(reason_code, cause)) => {
+            if reason_code == ReasonCode::ProtocolError {
+                count::violation(reason_code);
+            }
             let refused = Refused { reason_code, cause };
-            return refuse(wire, version, &origin, refused).await;
+            return refuse(wire, &connect, &origin, refused).await;
         }
     };
+    if terms.proof.is_some()
+        && let Err(refused) = check_connack(&broker, &connect, &terms)
+    {
+        return refuse(wire, &connect, &origin, refused).await;
+    }
     open(broker, wire, origin, (connect, terms)).await;
 }
 
@@ -101,7 +108,7 @@ async fn open(
         return;
     }
     let Some(life) = broker.serving() else {
-        return refuse(wire, connect.version, &origin, unavailable).await;
+        return refuse(wire, &connect, &origin, unavailable).await;
     };
     let mailbox = Arc::new(Mailbox::new(live_limits(&broker), &broker.pressure));
     let connection = life.registry.open(&mailbox);
@@ -136,7 +143,7 @@ async fn open(
         },
         other => {
             life.registry.close(connection);
-            refuse(wire, connect.version, &origin, unavailable).await;
+            refuse(wire, &connect, &origin, unavailable).await;
             if other.is_none() {
                 close_when_open(&life, shard, terms.client_id, answer).await;
             }
@@ -172,14 +179,13 @@ async fn begin(
 ) {
     if !broker.lease.is_held() {
         // Without its lease a node acknowledges nothing (G8).
-        let version = client.version;
         let refused = Refused {
             reason_code: ReasonCode::ServerUnavailable,
             cause: "no_lease",
         };
         life.registry.close(client.holder.connection);
         client.record_closed(&broker, &life, &End::never_open());
-        return refuse(wire, version, &client.origin, refused).await;
+        return refuse(wire, connect, &client.origin, refused).await;
     }
     if opened.formers {
         client.put_up_fences(&life);
@@ -215,18 +221,12 @@ fn admit(broker: &Broker, connect: &Connect, anonymous: bool) -> Result<Terms, R
     }
     let config = &broker.config;
     if let Some(will) = &connect.will {
-        if will.message.retain && !config.mqtt.retain_available {
-            // [MQTT-3.2.2-13]
-            return refused(ReasonCode::RetainNotSupported, "retain");
-        }
-        if !config.mqtt.accepts_topic(will.message.topic.as_str()) {
-            return refused(ReasonCode::TopicNameInvalid, "topic");
-        }
+        config.mqtt.check_will(will)?;
     }
     let v5 = connect.version == ProtocolVersion::V5;
     let assigned = connect.client_id.is_empty();
     let name = if assigned {
-        "unassigned"
+        ASSIGNED_LONGEST
     } else {
         connect.client_id.as_str()
     };
@@ -240,18 +240,30 @@ fn admit(broker: &Broker, connect: &Connect, anonymous: bool) -> Result<Terms, R
         (false, false) => expiry_max,
         (false, true) => 0,
     };
-    Ok(Terms {
+    let terms = Terms {
         client_id,
         assigned,
         session_expiry_interval_s,
         keep_alive_s: keep_alive(connect, config.mqtt.keep_alive_max_s),
         receive_maximum: connect.receive_maximum.map_or(u16::MAX, NonZeroU16::get),
-        packet_bytes_max: connect
-            .maximum_packet_size
-            .and_then(|bytes| usize::try_from(bytes.get()).ok())
-            .unwrap_or(usize::MAX),
+        packet_bytes_max: reason::packet_bytes_max(connect),
         limits: session_limits(config, v5),
         proof: None,
+    };
+    check_connack(broker, connect, &terms)?;
+    Ok(terms)
+}
+
+/// Nothing that CONNACK says may be left out, and a larger packet than the client takes may not be sent
+/// [MQTT-3.1.2-24].
+fn check_connack(broker: &Broker, connect: &Connect, terms: &Terms) -> Result<(), Refused> {
+    let connack = connack(broker, connect, terms, true);
+    if Audience::of(connect).takes(&Packet::Connack(Box::new(connack))) {
+        return Ok(());
+    }
+    Err(Refused {
+        reason_code: ReasonCode::PacketTooLarge,
+        cause: "maximum_packet_size",
     })
 }
 
@@ -329,6 +341,7 @@ fn client(
             .proof
             .as_ref()
             .map(|proof| Arc::clone(&proof.identity)),
+        wants_reasons: reason::wants_reasons(connect),
         shard,
         holder,
         epoch: opened.epoch,
@@ -359,11 +372,16 @@ fn connack(broker: &Broker, connect: &Connect, terms: &Terms, session_present: b
         connack.session_expiry_interval = Some(terms.session_expiry_interval_s);
     }
     connack.receive_maximum = NonZeroU16::new(config.receive_maximum);
-    // Absent means available.
+    // Absent means QoS 2, and available.
+    connack.maximum_qos = Some(config.max_qos);
     connack.retain_available = (!config.retain_available).then_some(false);
+    connack.wildcard_subscription_available = (!config.wildcard_subscriptions).then_some(false);
     connack.shared_subscription_available = (!config.shared_subscriptions).then_some(false);
     connack.maximum_packet_size = NonZeroU32::new(config.max_packet_size);
     connack.topic_alias_maximum = Some(config.topic_alias_maximum);
+    if connect.request_response_information == Some(true) {
+        connack.response_information = config.response_information_for(terms.client_id.as_str());
+    }
     if terms.assigned {
         connack.assigned_client_identifier = Utf8::try_from(terms.client_id.as_str()).ok();
     }
@@ -376,6 +394,10 @@ fn connack(broker: &Broker, connect: &Connect, terms: &Terms, session_present: b
     }
     connack
 }
+
+/// As long as an assigned client identifier can be; stands for it until there is one.
+const ASSIGNED_LONGEST: &str =
+    "holdfast-65535-18446744073709551615-18446744073709551615-0123456789abcdef";
 
 /// Unique in the cluster for ever, and not to be guessed.
 fn assigned_client_id(holder: &Holder) -> Option<ClientId> {
@@ -412,49 +434,4 @@ async fn close_when_open(
         };
         life.propose(shard, &command, CommandWaiter::None);
     }
-}
-
-async fn refuse(mut wire: Wire, version: ProtocolVersion, origin: &Origin, refused: Refused) {
-    let Refused { reason_code, cause } = refused;
-    tracing::info!(address = %origin.address, ?reason_code, cause, "CONNECT refused");
-    count::connection_rejected(&origin.listener, cause);
-    // 3.1.1 has five codes; every other reason is "server unavailable".
-    let reason_code = match version {
-        ProtocolVersion::V5 => reason_code,
-        ProtocolVersion::V31 | ProtocolVersion::V311 => {
-            match reason_code.as_connack_return_code() {
-                Some(_) => reason_code,
-                None => ReasonCode::ServerUnavailable,
-            }
-        }
-    };
-    wire.send(
-        &Packet::Connack(Box::new(Connack::refusal(reason_code))),
-        version,
-    );
-    wire.farewell().await;
-}
-
-/// A CONNECT that cannot be read gets a CONNACK only where the version is known and has a code for
-/// it [MQTT-3.1.4-1].
-async fn refuse_malformed(mut wire: Wire, origin: &Origin, error: &codec::DecodeError) {
-    count::connection_rejected(&origin.listener, "protocol");
-    let version = wire.decoder.version();
-    let code = match (version, error) {
-        (Some(ProtocolVersion::V5), _) => Some((ProtocolVersion::V5, error.reason_code())),
-        (_, codec::DecodeError::UnsupportedProtocolVersion { level }) if *level > 5 => {
-            Some((ProtocolVersion::V5, ReasonCode::UnsupportedProtocolVersion))
-        }
-        (version, _) => error
-            .connack_return_code()
-            .and_then(ReasonCode::from_connack_return_code)
-            .map(|code| (version.unwrap_or(ProtocolVersion::V311), code)),
-    };
-    if let Some((version, reason_code)) = code {
-        wire.send(
-            &Packet::Connack(Box::new(Connack::refusal(reason_code))),
-            version,
-        );
-    }
-    wire.farewell().await;
 }

@@ -194,10 +194,10 @@ impl Connection {
         if let Some(reason_code) = end.reason_code()
             && client.version == ProtocolVersion::V5
         {
-            wire.send(
-                &Packet::Disconnect(Disconnect::new(reason_code)),
-                client.version,
-            );
+            let disconnect = Packet::Disconnect(Disconnect::new(reason_code));
+            client
+                .audience()
+                .tell(&mut wire, disconnect, end.explanation());
         }
         place.leave(&life);
         wire.farewell().await;
@@ -216,7 +216,8 @@ impl Connection {
         tokio::pin!(keep_alive);
         loop {
             let worked = waking_at_the_end(|| self.work(&mut lease));
-            self.tally.packets_sent(std::mem::take(&mut self.wire.packets_sent));
+            self.tally
+                .packets_sent(std::mem::take(&mut self.wire.packets_sent));
             self.tally.tell();
             if let Err(end) = worked {
                 return end;

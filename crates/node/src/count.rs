@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use codec::Qos;
+use codec::{Qos, ReasonCode};
 use metrics::{Counter, SharedString, counter, gauge};
 use raft_store::ShardId;
 use session::DropCause;
@@ -10,8 +10,9 @@ use session::DropCause;
 use crate::metrics::{
     AUTH_ATTEMPTS_TOTAL, BUFFERS_BYTES, CONNECTIONS, CONNECTIONS_CLOSED_TOTAL,
     CONNECTIONS_OPENED_TOTAL, CONNECTIONS_REJECTED_TOTAL, MESSAGES_DROPPED_TOTAL,
-    MESSAGES_REDELIVERED_TOTAL, PEER_UP, PUBLISH_DELAYED_TOTAL, PUBLISH_RECEIVED_TOTAL,
-    PUBLISH_SENT_TOTAL, RAFT_ROLE, SUBSCRIBERS_STUCK_TOTAL,
+    MESSAGES_REDELIVERED_TOTAL, PEER_UP, PROTOCOL_VIOLATIONS_TOTAL, PUBLISH_DELAYED_TOTAL,
+    PUBLISH_RECEIVED_TOTAL, PUBLISH_SENT_TOTAL, RAFT_ROLE, SUBSCRIBERS_STUCK_TOTAL,
+    VIOLATION_REASONS,
 };
 use crate::statistics::SUMS;
 
@@ -54,6 +55,15 @@ pub(crate) fn connection_rejected(listener: &Arc<str>, reason: &'static str) {
 pub(crate) fn auth_attempt(accepted: bool) {
     let result = if accepted { "accepted" } else { "refused" };
     counter!(AUTH_ATTEMPTS_TOTAL, "result" => result).increment(1);
+}
+
+/// A client broke a rule.
+pub(crate) fn violation(reason_code: ReasonCode) {
+    let found = VIOLATION_REASONS
+        .iter()
+        .find(|(code, _)| *code == reason_code.as_u8());
+    let reason = found.map_or("other", |(_, name)| *name);
+    counter!(PROTOCOL_VIOLATIONS_TOTAL, "reason" => reason).increment(1);
 }
 
 /// What one connection has counted since it last told.
@@ -105,10 +115,13 @@ impl Tally {
         let publishes = |counts: &[u64; 3]| counts.iter().sum::<u64>();
         SUMS.publishes_received.add(publishes(&self.received));
         SUMS.publishes_sent.add(publishes(&self.sent));
-        SUMS.packets_received.add(std::mem::take(&mut self.packets_received));
+        SUMS.packets_received
+            .add(std::mem::take(&mut self.packets_received));
         let packets_sent = std::mem::take(&mut self.packets_sent);
-        SUMS.packets_sent.add(packets_sent.saturating_add(publishes(&self.sent)));
-        SUMS.bytes_received.add(std::mem::take(&mut self.bytes_received));
+        SUMS.packets_sent
+            .add(packets_sent.saturating_add(publishes(&self.sent)));
+        SUMS.bytes_received
+            .add(std::mem::take(&mut self.bytes_received));
         SUMS.bytes_sent.add(std::mem::take(&mut self.bytes_sent));
         static RECEIVED: PerQos = PerQos(OnceLock::new());
         static SENT: PerQos = PerQos(OnceLock::new());

@@ -4,6 +4,7 @@ use codec::ReasonCode;
 use raft_store::{CloseReason, Ending};
 
 use crate::client::Client;
+use crate::{count, reason};
 
 /// Why a connection ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +58,18 @@ impl End {
         }
     }
 
+    /// The same for the person who reads the client's log.
+    pub(crate) fn explanation(&self) -> &str {
+        match self {
+            Self::Closed {
+                rule: Some(rule), ..
+            } => rule,
+            Self::Closed { cause, .. } => reason::of_cause(cause),
+            Self::ClientGone | Self::Disconnected { .. } => "",
+            Self::LifeOver => reason::of_cause("no_lease"),
+        }
+    }
+
     /// The interval of the DISCONNECT, and what becomes of the will: anything but a normal DISCONNECT
     /// publishes it [MQTT-3.1.2-8].
     pub(crate) fn of_session(&self) -> (Option<u32>, Ending) {
@@ -78,7 +91,8 @@ impl End {
         }
     }
 
-    /// Logs the end, once; returns its name in the metric.
+    /// Logs the end, once, and counts a violation; returns its name in the metric. A client that simply
+    /// vanished, by whichever sign, leaves no line.
     pub(crate) fn log(&self, client: &Client) -> &'static str {
         let client_id = client.client_id.as_str();
         let address = client.origin.address;
@@ -90,6 +104,14 @@ impl End {
             Self::Disconnected { .. } => {
                 tracing::debug!(client_id, %address, "client disconnected");
                 "client"
+            }
+            Self::Closed {
+                cause: cause @ "keepalive",
+                rule: None,
+                ..
+            } => {
+                tracing::debug!(client_id, %address, cause, "client gone");
+                cause
             }
             Self::Closed {
                 reason_code,
@@ -105,6 +127,7 @@ impl End {
                 rule: Some(rule),
             } => {
                 tracing::warn!(client_id, %address, ?reason_code, rule, "protocol violation");
+                count::violation(*reason_code);
                 cause
             }
             Self::LifeOver => "node_down",

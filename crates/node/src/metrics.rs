@@ -25,6 +25,8 @@ pub const CONNECTIONS_CLOSED_TOTAL: &str = "holdfast_connections_closed_total";
 pub const CONNECTIONS_REJECTED_TOTAL: &str = "holdfast_connections_rejected_total";
 /// Enhanced authentications that are over. Label `result`: `accepted`, `refused`.
 pub const AUTH_ATTEMPTS_TOTAL: &str = "holdfast_auth_attempts_total";
+/// Rules that clients broke. Label `reason` (one of [`VIOLATION_REASONS`]).
+pub const PROTOCOL_VIOLATIONS_TOTAL: &str = "holdfast_protocol_violations_total";
 /// In-flight messages sent again on a new connection.
 pub const MESSAGES_REDELIVERED_TOTAL: &str = "holdfast_messages_redelivered_total";
 /// PUBLISH packets from clients. Label `qos`.
@@ -92,7 +94,7 @@ pub const CLOSE_REASONS: [&str; 11] = [
 ];
 
 /// Values of `reason` in [`MESSAGES_DROPPED_TOTAL`].
-pub const DROP_REASONS: [&str; 13] = [
+pub const DROP_REASONS: [&str; 14] = [
     "no_subscriber",
     "queue_full",
     "buffers_full",
@@ -106,6 +108,27 @@ pub const DROP_REASONS: [&str; 13] = [
     "session_ended",
     "retained_full",
     "no_member",
+    "payload_format",
+];
+
+/// Values of `reason` in [`PROTOCOL_VIOLATIONS_TOTAL`], each with the reason code that it stands for;
+/// "other" for the rest.
+pub const VIOLATION_REASONS: [(u8, &str); 15] = [
+    (0x81, "malformed_packet"),
+    (0x82, "protocol_error"),
+    (0x84, "unsupported_protocol_version"),
+    (0x85, "client_identifier_not_valid"),
+    (0x86, "bad_user_name_or_password"),
+    (0x87, "not_authorized"),
+    (0x8C, "bad_authentication_method"),
+    (0x8F, "topic_filter_invalid"),
+    (0x90, "topic_name_invalid"),
+    (0x93, "receive_maximum_exceeded"),
+    (0x94, "topic_alias_invalid"),
+    (0x95, "packet_too_large"),
+    (0x99, "payload_format_invalid"),
+    (0x9A, "retain_not_supported"),
+    (0x9B, "qos_not_supported"),
 ];
 
 /// The type of a metric.
@@ -141,7 +164,7 @@ const ENTRIES: &[f64] = &[
 ];
 
 /// Every metric of this version; those of the process are in `metrics/process.rs`.
-pub const TABLE: [Metric; 30] = [
+pub const TABLE: [Metric; 31] = [
     gauge(CONNECTIONS, "Client connections open now."),
     counter(CONNECTIONS_OPENED_TOTAL, "Client connections accepted."),
     counter(
@@ -194,6 +217,10 @@ pub const TABLE: [Metric; 30] = [
     counter(
         AUTH_ATTEMPTS_TOTAL,
         "Clients that have shown who they are, or failed to.",
+    ),
+    counter(
+        PROTOCOL_VIOLATIONS_TOTAL,
+        "Rules of the protocol that clients broke, by reason; each ended its connection.",
     ),
     counter(
         MESSAGES_REDELIVERED_TOTAL,

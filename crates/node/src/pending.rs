@@ -10,6 +10,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::connection::Connection;
 use crate::count;
+use crate::reason;
 use crate::session_place::SessionPlace;
 use crate::shared::Shared;
 
@@ -43,8 +44,9 @@ pub(crate) struct PendingPublish {
     pub(crate) awaited: u32,
     /// Somebody gets the message.
     pub(crate) matched: bool,
-    /// A queue was full, and the policy is to tell the publisher.
-    pub(crate) rejected: bool,
+    /// The publisher is told that its message was not accepted: a queue was full and that is the policy,
+    /// there was no room to store it, or it is not what it says.
+    pub(crate) refused: Option<ReasonCode>,
 }
 
 /// A retained PUBLISH whose message is being stored: the packets behind it wait (G4).
@@ -68,7 +70,7 @@ impl PendingPublish {
             bytes: 0,
             awaited: 0,
             matched: false,
-            rejected: false,
+            refused: None,
         }
     }
 
@@ -123,7 +125,9 @@ impl PendingPublishes {
             if outcome == Shared::Full {
                 count::dropped("queue_full");
                 // A refused QoS 2 message would come again, also to those who have it.
-                publish.rejected |= publish.qos == Qos::AtLeastOnce;
+                if publish.qos == Qos::AtLeastOnce {
+                    publish.refused = Some(ReasonCode::QuotaExceeded);
+                }
             }
         }
         match outcome {
@@ -143,8 +147,13 @@ impl PendingPublishes {
 }
 
 impl Connection {
-    /// A message that was not stored and goes to nobody. 5.0 publishers at QoS 1 and 2 learn it.
-    pub(crate) fn refuse_publish(&mut self, packet_id: PacketId, qos: Qos) {
+    /// A message that goes to nobody. 5.0 publishers at QoS 1 and 2 learn it.
+    pub(crate) fn refuse_publish(
+        &mut self,
+        packet_id: PacketId,
+        qos: Qos,
+        reason_code: ReasonCode,
+    ) {
         if self.client.version == ProtocolVersion::V5
             && let SessionPlace::Transient(session) = &mut self.place
         {
@@ -154,7 +163,7 @@ impl Connection {
         }
         let tag = self.tag();
         self.publishes.begin(PendingPublish {
-            rejected: true,
+            refused: Some(reason_code),
             ..PendingPublish::new(tag, packet_id, qos)
         });
     }
@@ -162,17 +171,22 @@ impl Connection {
     /// Sends the PUBACKs and PUBRECs that are due, in the order of the PUBLISHes.
     pub(crate) fn acknowledge_publishes(&mut self) {
         while let Some(publish) = self.publishes.next_answered() {
-            let reason_code = match (publish.rejected, publish.matched) {
-                (true, _) => ReasonCode::QuotaExceeded,
-                (false, true) => ReasonCode::Success,
-                (false, false) => ReasonCode::NoMatchingSubscribers,
+            let reason_code = match (publish.refused, publish.matched) {
+                (Some(refused), _) => refused,
+                (None, true) => ReasonCode::Success,
+                (None, false) => ReasonCode::NoMatchingSubscribers,
             };
             let ack = Ack::new(publish.packet_id, self.for_version(reason_code));
             let packet = match publish.qos {
                 Qos::ExactlyOnce => Packet::Pubrec(ack),
                 Qos::AtMostOnce | Qos::AtLeastOnce => Packet::Puback(ack),
             };
-            self.wire.send(&packet, self.client.version);
+            if publish.refused.is_some() {
+                let text = reason::of_publish(reason_code);
+                self.client.audience().tell(&mut self.wire, packet, text);
+            } else {
+                self.wire.send(&packet, self.client.version);
+            }
         }
     }
 }

@@ -31,16 +31,10 @@ impl Connection {
     pub(crate) fn on_publish(&mut self, publish: Publish) -> Result<(), End> {
         self.tally.received(publish.qos);
         let topic = self.topic_of(&publish)?;
-        self.check_topic(&topic)?;
+        self.check_publish(&publish, &topic)?;
         if !sys_topics::is_open(&topic) {
             self.refuse_sys_topic(&publish);
             return Ok(());
-        }
-        if publish.retain && !self.broker.config.mqtt.retain_available {
-            return Err(End::violation(
-                ReasonCode::RetainNotSupported,
-                "a retained PUBLISH although CONNACK said Retain Available 0 [MQTT-3.2.2-14]",
-            ));
         }
         let packet_id = publish.packet_id;
         let message = publish.into_message(topic);
@@ -49,6 +43,9 @@ impl Connection {
         {
             self.answer_repeat(packet_id, message);
             return Ok(());
+        }
+        if !self.accepts_payload(&message) {
+            return self.refuse_payload(packet_id, message.qos);
         }
         if message.retain {
             self.set_retained(packet_id, message);
@@ -99,7 +96,7 @@ impl Connection {
         }
         count::dropped("retained_full");
         if let Some(packet_id) = packet_id {
-            self.refuse_publish(packet_id, message.qos);
+            self.refuse_publish(packet_id, message.qos, ReasonCode::QuotaExceeded);
         }
     }
 
@@ -128,18 +125,6 @@ impl Connection {
                 self.send_shared(&message, routes.shared, None);
             }
         }
-    }
-
-    /// Limits of this node that are no rules of the standard.
-    fn check_topic(&self, topic: &TopicName) -> Result<(), End> {
-        let mqtt = &self.broker.config.mqtt;
-        if mqtt.accepts_topic(topic.as_str()) {
-            return Ok(());
-        }
-        Err(End::violation(
-            ReasonCode::TopicNameInvalid,
-            "a topic beyond max_topic_levels or max_topic_length",
-        ))
     }
 
     /// The topic by name, or by an alias of this connection [MQTT-3.3.2-7].
@@ -398,7 +383,7 @@ impl Connection {
                     publish.matched |= *matched > 0;
                     if *rejected {
                         count::dropped("queue_full");
-                        publish.rejected = true;
+                        publish.refused = Some(ReasonCode::QuotaExceeded);
                     }
                 }
                 Ok(())

@@ -116,10 +116,14 @@ pub(crate) fn stored(broker: &Broker) -> Stored {
             (sessions, connected, subscriptions, machine.retained_count())
         });
         stored.sessions = stored.sessions.saturating_add(number(sessions));
-        stored.disconnected = stored.disconnected.saturating_add(number(sessions.saturating_sub(connected)));
+        stored.disconnected = stored
+            .disconnected
+            .saturating_add(number(sessions.saturating_sub(connected)));
         stored.subscriptions = stored.subscriptions.saturating_add(number(subscriptions));
         stored.retained = stored.retained.saturating_add(number(retained));
-        stored.leaderless = stored.leaderless.saturating_add(u64::from(shard.leader().is_none()));
+        stored.leaderless = stored
+            .leaderless
+            .saturating_add(u64::from(shard.leader().is_none()));
     }
     stored
 }

@@ -16,6 +16,7 @@ use session::{Input, Subscription};
 use crate::clock;
 use crate::connection::Connection;
 use crate::end::End;
+use crate::reason;
 use crate::retained::Wanted;
 use crate::session_place::SessionPlace;
 use crate::visibility::{AwaitingSeen, Change};
@@ -108,8 +109,10 @@ impl Connection {
             let reason_code = self.granted(&wanted, &mut room);
             reason_codes.push(reason_code);
             if !reason_code.is_error() {
+                let mut options = wanted.options;
+                options.qos = options.qos.min(self.broker.config.mqtt.max_qos);
                 let subscription = Subscription {
-                    options: wanted.options,
+                    options,
                     identifier: subscribe.subscription_identifier,
                 };
                 accepted.push((wanted.filter.detached(), subscription));
@@ -184,13 +187,17 @@ impl Connection {
         if wanted.filter.is_shared() && !config.shared_subscriptions {
             return ReasonCode::SharedSubscriptionsNotSupported;
         }
+        if wanted.filter.has_wildcards() && !config.wildcard_subscriptions {
+            return ReasonCode::WildcardSubscriptionsNotSupported;
+        }
         if !config.accepts_topic(wanted.filter.as_str()) {
             return ReasonCode::TopicFilterInvalid;
         }
         if !room.takes(&wanted.filter) {
             return ReasonCode::QuotaExceeded;
         }
-        match wanted.options.qos {
+        // Never refused for its QoS [MQTT-3.2.2-10].
+        match wanted.options.qos.min(config.max_qos) {
             Qos::AtMostOnce => ReasonCode::Success,
             Qos::AtLeastOnce => ReasonCode::GrantedQos1,
             Qos::ExactlyOnce => ReasonCode::GrantedQos2,
@@ -335,13 +342,15 @@ impl Connection {
     }
 
     fn send_suback(&mut self, packet_id: PacketId, reason_codes: Vec<ReasonCode>) {
+        let text = reason::of_subscribe(&reason_codes);
         let suback = Suback {
             packet_id,
             reason_string: None,
             user_properties: Vec::new(),
             reason_codes,
         };
-        self.wire.send(&Packet::Suback(suback), self.client.version);
+        let suback = Packet::Suback(suback);
+        self.client.audience().tell(&mut self.wire, suback, &text);
     }
 
     fn send_unsuback(&mut self, packet_id: PacketId, existed: &[bool]) {

@@ -64,7 +64,8 @@ pub(crate) async fn run(broker: Arc<Broker>) {
         let mut texts = Texts::new();
         describe(&broker, &nodes, &mut texts);
         loads.describe(&mut texts);
-        let is_news = |topic: &str, text: &str| published.get(topic).is_none_or(|last| last != text);
+        let is_news =
+            |topic: &str, text: &str| published.get(topic).is_none_or(|last| last != text);
         texts.retain(|topic, text| is_news(topic, text));
         for (topic, text) in publish(&broker, &life, texts).await {
             published.insert(topic, text);
@@ -75,13 +76,16 @@ pub(crate) async fn run(broker: Arc<Broker>) {
 /// What each node tells; those that do not answer are missing.
 async fn ask_all(broker: &Broker) -> BTreeMap<NodeId, StatisticsReply> {
     let mut nodes = BTreeMap::from([(broker.node, statistics::of_this_node(broker))]);
-    let asked = broker.visibility.clients().map(|(peer, mut client)| async move {
-        let request = crate::proto::StatisticsRequest {
-            cluster: broker.config.cluster.name.clone(),
-        };
-        let reply = timeout(broker.lease.duration(), client.statistics(request)).await;
-        Some((peer, reply.ok()?.ok()?.into_inner()))
-    });
+    let asked = broker
+        .visibility
+        .clients()
+        .map(|(peer, mut client)| async move {
+            let request = crate::proto::StatisticsRequest {
+                cluster: broker.config.cluster.name.clone(),
+            };
+            let reply = timeout(broker.lease.duration(), client.statistics(request)).await;
+            Some((peer, reply.ok()?.ok()?.into_inner()))
+        });
     nodes.extend(futures::future::join_all(asked).await.into_iter().flatten());
     nodes
 }
@@ -91,15 +95,21 @@ fn sum(nodes: &BTreeMap<NodeId, StatisticsReply>) -> StatisticsReply {
     let mut sum = StatisticsReply::default();
     for node in nodes.values() {
         sum.connections = sum.connections.saturating_add(node.connections);
-        sum.connections_opened = sum.connections_opened.saturating_add(node.connections_opened);
+        sum.connections_opened = sum
+            .connections_opened
+            .saturating_add(node.connections_opened);
         sum.packets_received = sum.packets_received.saturating_add(node.packets_received);
         sum.packets_sent = sum.packets_sent.saturating_add(node.packets_sent);
-        sum.publishes_received = sum.publishes_received.saturating_add(node.publishes_received);
+        sum.publishes_received = sum
+            .publishes_received
+            .saturating_add(node.publishes_received);
         sum.publishes_sent = sum.publishes_sent.saturating_add(node.publishes_sent);
         sum.messages_dropped = sum.messages_dropped.saturating_add(node.messages_dropped);
         sum.bytes_received = sum.bytes_received.saturating_add(node.bytes_received);
         sum.bytes_sent = sum.bytes_sent.saturating_add(node.bytes_sent);
-        sum.transient_subscriptions = sum.transient_subscriptions.saturating_add(node.transient_subscriptions);
+        sum.transient_subscriptions = sum
+            .transient_subscriptions
+            .saturating_add(node.transient_subscriptions);
         sum.uptime_s = sum.uptime_s.max(node.uptime_s);
     }
     sum
@@ -117,18 +127,36 @@ fn describe(broker: &Broker, nodes: &BTreeMap<NodeId, StatisticsReply>, texts: &
     let mut say = |topic: String, text: String| {
         texts.insert(format!("{PREFIX}{topic}"), text);
     };
-    say("broker/version".to_owned(), format!("holdfast {}", version::VERSION));
-    say("broker/clients/disconnected".to_owned(), disconnected.to_string());
+    say(
+        "broker/version".to_owned(),
+        format!("holdfast {}", version::VERSION),
+    );
+    say(
+        "broker/clients/disconnected".to_owned(),
+        disconnected.to_string(),
+    );
     say("broker/clients/total".to_owned(), sessions.to_string());
     let all_subscriptions = subscriptions.saturating_add(sum.transient_subscriptions);
-    say("broker/subscriptions/count".to_owned(), all_subscriptions.to_string());
-    say("broker/retained messages/count".to_owned(), retained.to_string());
+    say(
+        "broker/subscriptions/count".to_owned(),
+        all_subscriptions.to_string(),
+    );
+    say(
+        "broker/retained messages/count".to_owned(),
+        retained.to_string(),
+    );
     for (topic, text) in of_nodes(&sum) {
         say(format!("broker/{topic}"), text);
     }
-    say("cluster/name".to_owned(), broker.config.cluster.name.clone());
+    say(
+        "cluster/name".to_owned(),
+        broker.config.cluster.name.clone(),
+    );
     say("cluster/nodes".to_owned(), nodes.len().to_string());
-    say("cluster/leaderless_shards".to_owned(), leaderless.to_string());
+    say(
+        "cluster/leaderless_shards".to_owned(),
+        leaderless.to_string(),
+    );
     for member in broker.members.keys() {
         let up = u8::from(nodes.contains_key(member));
         say(format!("node/{member}/up"), up.to_string());
@@ -147,9 +175,18 @@ fn of_nodes(statistics: &StatisticsReply) -> [(&'static str, String); 9] {
         ("clients/connected", statistics.connections.to_string()),
         ("messages/received", statistics.packets_received.to_string()),
         ("messages/sent", statistics.packets_sent.to_string()),
-        ("publish/messages/received", statistics.publishes_received.to_string()),
-        ("publish/messages/sent", statistics.publishes_sent.to_string()),
-        ("publish/messages/dropped", statistics.messages_dropped.to_string()),
+        (
+            "publish/messages/received",
+            statistics.publishes_received.to_string(),
+        ),
+        (
+            "publish/messages/sent",
+            statistics.publishes_sent.to_string(),
+        ),
+        (
+            "publish/messages/dropped",
+            statistics.messages_dropped.to_string(),
+        ),
         ("bytes/received", statistics.bytes_received.to_string()),
         ("bytes/sent", statistics.bytes_sent.to_string()),
     ]
@@ -173,7 +210,10 @@ async fn publish(broker: &Broker, life: &Life, texts: Texts) -> Vec<(String, Str
             properties: MessageProperties::default(),
         };
         let shard = broker.shard_of_topic(&message.topic);
-        by_shard.entry(shard).or_default().push((name, text, message));
+        by_shard
+            .entry(shard)
+            .or_default()
+            .push((name, text, message));
     }
     let mut stored = Vec::new();
     for (shard, messages) in by_shard {
@@ -204,7 +244,12 @@ async fn publish(broker: &Broker, life: &Life, texts: Texts) -> Vec<(String, Str
 }
 
 /// To connected sessions on all nodes. Nothing waits for it.
-fn hand_on(broker: &Broker, life: &Life, publisher: &ClientId, (message, version): (&Message, u64)) {
+fn hand_on(
+    broker: &Broker,
+    life: &Life,
+    publisher: &ClientId,
+    (message, version): (&Message, u64),
+) {
     let routes = life.routes.route(&message.topic, message.qos);
     for node in routes.nodes {
         if node == broker.node {
@@ -245,7 +290,11 @@ mod tests {
             ("a/$SYS/b", true),
             ("$other", true),
         ] {
-            assert_eq!(is_open(&TopicName::try_from(topic).unwrap()), open, "{topic}");
+            assert_eq!(
+                is_open(&TopicName::try_from(topic).unwrap()),
+                open,
+                "{topic}"
+            );
         }
     }
 

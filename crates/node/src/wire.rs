@@ -124,7 +124,7 @@ impl Wire {
                 Ok(0) | Err(_) => return Ok(None),
                 Ok(_) => {}
             }
-            if self.count() > CONNECT_BYTES_FULL_MAX && self.share.budget().is_full() {
+            if self.has_no_memory() {
                 return Ok(None);
             }
         }
@@ -136,6 +136,11 @@ impl Wire {
     /// The client is gone.
     pub(crate) async fn flush(&mut self) -> io::Result<()> {
         self.writer.write_all_buf(&mut self.output).await
+    }
+
+    /// The node has no memory for more of a first packet.
+    pub(crate) fn has_no_memory(&mut self) -> bool {
+        self.count() > CONNECT_BYTES_FULL_MAX && self.share.budget().is_full()
     }
 
     /// The client has closed the connection already. What it sent before is kept.

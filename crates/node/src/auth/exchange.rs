@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use super::scram::{self, Exchange, Step};
 use crate::broker::Broker;
 use crate::count;
+use crate::reason::Audience;
 use crate::wire::Wire;
 
 /// Who a client has shown to be.
@@ -56,7 +57,7 @@ pub(crate) async fn authenticate(
         return Ok(None);
     };
     let exchange = begin(broker, method)?;
-    let exchanged = exchange_packets(exchange, wire, method, connect.authentication_data.clone());
+    let exchanged = exchange_packets(exchange, wire, (connect, method));
     let timed = timeout(broker.config.mqtt.connect_timeout, exchanged).await;
     let outcome = timed.unwrap_or(Err(Failure::Gone));
     count::auth_attempt(outcome.is_ok());
@@ -79,14 +80,22 @@ fn begin(broker: &Broker, method: &Utf8) -> Result<Exchange, Failure> {
 async fn exchange_packets(
     mut exchange: Exchange,
     wire: &mut Wire,
-    method: &Utf8,
-    mut data: Option<Bytes>,
+    (connect, method): (&Connect, &Utf8),
 ) -> Result<Proof, Failure> {
+    let mut data = connect.authentication_data.clone();
     loop {
         match exchange.step(data.as_deref()) {
             Step::Continue(challenge) => {
                 let auth = auth(ReasonCode::ContinueAuthentication, method, challenge);
-                wire.send(&Packet::Auth(auth), ProtocolVersion::V5);
+                let auth = Packet::Auth(auth);
+                if !Audience::of(connect).takes(&auth) {
+                    // [MQTT-3.1.2-24]
+                    return Err(Failure::Refused(
+                        ReasonCode::PacketTooLarge,
+                        "maximum_packet_size",
+                    ));
+                }
+                wire.send(&auth, ProtocolVersion::V5);
                 wire.flush().await.map_err(|_| Failure::Gone)?;
             }
             Step::Accepted { user, data } => {

@@ -72,8 +72,12 @@ impl Connection {
                 return Err(refused());
             }
         };
-        let auth = auth(reason_code, &identity.method, data);
-        self.wire.send(&Packet::Auth(auth), self.client.version);
+        let auth = Packet::Auth(auth(reason_code, &identity.method, data));
+        if !self.client.audience().takes(&auth) {
+            // [MQTT-3.1.2-24]
+            return Err(End::closed(ReasonCode::PacketTooLarge, "authentication"));
+        }
+        self.wire.send(&auth, self.client.version);
         Ok(())
     }
 }

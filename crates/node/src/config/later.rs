@@ -73,12 +73,6 @@ pub(super) fn listener(section: &mut Section<'_>) {
     section.later("identity_from", r#""username""#, &[]);
 }
 
-/// Keys of `[mqtt]`.
-pub(super) fn mqtt(section: &mut Section<'_>) {
-    section.later("max_qos", "2", &[]);
-    section.later("wildcard_subscriptions", "true", &[]);
-}
-
 /// Keys of `[limits]`.
 pub(super) fn limits(section: &mut Section<'_>) {
     section.later("sessions_max", "0", &[]);

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::later;
+use codec::{Qos, TopicName, Utf8};
+
 use super::reader::Reader;
 use super::value::Table;
 
@@ -12,6 +13,9 @@ pub struct MqttConfig {
     /// `max_packet_size`, bytes, 1KiB..256MiB: a larger packet ends its connection [MQTT-3.1.2-24].
     /// Default 1MiB: bounds what one client can make us buffer.
     pub max_packet_size: u32,
+    /// `max_qos`, 0..2: the highest QoS of PUBLISHes and wills from clients, and of subscriptions.
+    /// Default 2.
+    pub max_qos: Qos,
     /// `receive_maximum`, 1..65535: unacknowledged QoS 1 and 2 publishes that we accept from one
     /// client. Default 100: hides a round trip of 10 ms at 10,000 messages a second.
     pub receive_maximum: u16,
@@ -28,6 +32,15 @@ pub struct MqttConfig {
     pub retain_available: bool,
     /// `shared_subscriptions`. Default true; false: `$share/…` is refused (0x9E).
     pub shared_subscriptions: bool,
+    /// `wildcard_subscriptions`. Default true; false: filters with `+` or `#` are refused (0xA2).
+    pub wildcard_subscriptions: bool,
+    /// `validate_payload_format`: whether a payload that is said to be UTF-8 is looked at; if it is not,
+    /// it is refused (0x99). Default false: it costs a pass over each such payload, and whoever reads
+    /// the payload finds out anyhow.
+    pub validate_payload_format: bool,
+    /// `response_information`: what a v5 client is told that asks for Response Information, with `%c`
+    /// for its client identifier. `None` (`""`, the default): nothing.
+    pub response_information: Option<String>,
     /// `max_topic_levels`, 1..65536: levels of a topic or filter from a client. Default 64: what a
     /// match costs grows with them.
     pub topic_levels_max: u32,
@@ -47,6 +60,16 @@ impl MqttConfig {
         let levels = text.bytes().filter(|byte| *byte == b'/').count();
         let levels = u32::try_from(levels).unwrap_or(u32::MAX).saturating_add(1);
         text.len() <= usize::from(self.topic_length_max) && levels <= self.topic_levels_max
+    }
+}
+
+impl MqttConfig {
+    /// Basis for the response topics of one client (section 3.2.2.3.15). `None`: it is told none, also
+    /// if its identifier makes no topic.
+    pub(crate) fn response_information_for(&self, client_id: &str) -> Option<Utf8> {
+        let pattern = self.response_information.as_deref()?;
+        let text = Utf8::try_from(pattern.replace("%c", client_id).as_str()).ok()?;
+        TopicName::try_from(text.clone()).ok().map(|_| text)
     }
 }
 
@@ -74,7 +97,21 @@ pub(super) fn read(reader: &mut Reader, root: &mut Table) -> MqttConfig {
     let subscriptions_max = section.integer("subscriptions_max", 10_000, 1..=1_000_000);
     let connect_timeout =
         section.duration("connect_timeout", second * 10, second / 10..=second * 300);
-    later::mqtt(&mut section);
+    let max_qos: u8 = section.integer("max_qos", 2, 0..=2);
+    let wildcard_subscriptions = section.boolean("wildcard_subscriptions", true);
+    let validate_payload_format = section.boolean("validate_payload_format", false);
+    let expected = "a topic without wildcards, %c for the client identifier, or \"\" for none";
+    let response_information = section.parsed(
+        "response_information",
+        (None, ""),
+        expected,
+        |text| match text {
+            "" => Some(None),
+            text => TopicName::try_from(text)
+                .ok()
+                .map(|_| Some(text.to_owned())),
+        },
+    );
     section.finish();
     for (key, duration) in [
         ("session_expiry_max", session_expiry_max),
@@ -87,6 +124,7 @@ pub(super) fn read(reader: &mut Reader, root: &mut Table) -> MqttConfig {
     MqttConfig {
         // The ranges above make both conversions exact.
         max_packet_size: u32::try_from(max_packet_size).unwrap_or(u32::MAX),
+        max_qos: Qos::try_from(max_qos).unwrap_or(Qos::ExactlyOnce),
         receive_maximum,
         topic_alias_maximum,
         session_expiry_max_s: u32::try_from(session_expiry_max.as_secs())
@@ -96,6 +134,9 @@ pub(super) fn read(reader: &mut Reader, root: &mut Table) -> MqttConfig {
             .filter(|seconds| *seconds > 0),
         retain_available,
         shared_subscriptions,
+        wildcard_subscriptions,
+        validate_payload_format,
+        response_information,
         topic_levels_max,
         topic_length_max,
         subscriptions_max,

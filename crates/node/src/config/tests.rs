@@ -262,6 +262,15 @@ fn a_wrong_value_for_nodes_is_answered_with_what_is_allowed() {
 }
 
 #[test]
+fn response_information_names_the_client_unless_that_makes_no_topic() {
+    let mqtt = config("[mqtt]\nresponse_information = \"answers/%c\"\n").mqtt;
+    let told = |client_id| mqtt.response_information_for(client_id);
+    assert_eq!(told("a").unwrap().as_str(), "answers/a");
+    assert_eq!(told("a/#"), None);
+    assert_eq!(Config::default().mqtt.response_information_for("a"), None);
+}
+
+#[test]
 fn a_wrong_value_for_clients_is_answered_with_what_is_allowed() {
     refused(
         "[mqtt]\nmax_packet_size = \"1MB\"\n",
@@ -272,6 +281,16 @@ fn a_wrong_value_for_clients_is_answered_with_what_is_allowed() {
         "[mqtt]\nmax_packet_size = -5\n",
         "2: mqtt.max_packet_size = -5",
         "from 1KiB to 256MiB",
+    );
+    refused(
+        "[mqtt]\nmax_qos = 3\n",
+        "2: mqtt.max_qos = 3: ",
+        "from 0 to 2",
+    );
+    refused(
+        "[mqtt]\nresponse_information = \"a/+\"\n",
+        "2: mqtt.response_information",
+        "without wildcards",
     );
     refused(
         "[mqtt]\nkeep_alive_max = \"1500ms\"\n",
@@ -327,7 +346,6 @@ fn a_feature_that_is_not_built_yet_is_refused_by_its_key() {
             "[[listener]]\nproxy_protocol = \"v1v2\"\n",
             "listener.0.proxy_protocol",
         ),
-        ("[mqtt]\nmax_qos = 1\n", "mqtt.max_qos"),
         ("[limits]\nmemory_high = \"70%\"\n", "limits.memory_high"),
         ("[auth]\nhttp = { url = \"http://x\" }\n", "auth.http.url"),
         ("[admin]\ntoken_file = \"/t\"\n", "admin.token_file"),
