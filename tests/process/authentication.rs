@@ -63,7 +63,7 @@ impl Scram {
         let config =
             SASLConfig::with_credentials(None, user.to_owned(), password.to_owned()).unwrap();
         let method = Mechname::parse(METHOD.as_bytes()).unwrap();
-        Self(SASLClient::new(config).start_suggested([method]).unwrap())
+        Self(SASLClient::new(config).start_suggested(&[method]).unwrap())
     }
 
     fn step(&mut self, data: Option<&[u8]>) -> Bytes {

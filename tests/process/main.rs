@@ -36,6 +36,7 @@ mod shared;
 mod shared_failover;
 mod smoke;
 mod storage;
+mod sys_topics;
 mod takeover;
 mod visibility;
 mod wills;

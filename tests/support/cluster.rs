@@ -52,7 +52,7 @@ pub struct ClusterOptions {
     pub shards: u16,
     /// Our own cap on messages in flight to one client.
     pub inflight_max: u16,
-    /// Further lines of the section `[limits]`.
+    /// Further lines of the section `[limits]`; sections of their own may follow.
     pub limits: &'static str,
     /// The lines of the section `[auth]`.
     pub auth: &'static str,

@@ -128,10 +128,14 @@ impl ReasonCode {
                 from_server
                     && matches!(code, 0x00 | 0x80..=0x8A | 0x8C | 0x90 | 0x95 | 0x97 | 0x99..=0x9D | 0x9F)
             }
-            PacketType::Puback | PacketType::Pubrec => match code {
-                0x10 => from_server,
-                _ => matches!(code, 0x00 | 0x80 | 0x83 | 0x87 | 0x90 | 0x91 | 0x97 | 0x99),
-            },
+            // "Sent only by the Server", says the table of 0x10; from a client it is taken as the success
+            // that it is, because [MQTT-4.3.3-4] makes no exception.
+            PacketType::Puback | PacketType::Pubrec => {
+                matches!(
+                    code,
+                    0x00 | 0x10 | 0x80 | 0x83 | 0x87 | 0x90 | 0x91 | 0x97 | 0x99
+                )
+            }
             PacketType::Pubrel | PacketType::Pubcomp => matches!(code, 0x00 | 0x92),
             PacketType::Suback => {
                 from_server

@@ -324,7 +324,6 @@ fn acknowledgements() {
         ("MQTT-2.2.1-3", V5, "40 | 0000", E::PacketIdZero { packet: T::Puback }, 0x82),
         ("MQTT-2.3.1-1", V311, "62 | 0000", E::PacketIdZero { packet: T::Pubrel }, 0x82),
         ("MQTT-3.4.2-1", V5, "40 | 0001 01", code(T::Puback, 1), 0x82),
-        ("MQTT-3.4.2-1", V5, "40 | 0001 10", code(T::Puback, 0x10), 0x82),
         ("MQTT-3.5.2-1", V5, "50 | 0001 92", code(T::Pubrec, 0x92), 0x82),
         ("MQTT-3.6.2-1", V5, "62 | 0001 80", code(T::Pubrel, 0x80), 0x82),
         ("MQTT-3.7.2-1", V5, "70 | 0001 7F", code(T::Pubcomp, 0x7F), 0x82),

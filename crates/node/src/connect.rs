@@ -28,6 +28,7 @@ use crate::mailbox::Mailbox;
 use crate::reason::{self, Audience};
 use crate::refusal::{Refused, refuse, refuse_malformed};
 use crate::session_place::{HostedSession, SessionPlace};
+use crate::sys_topics;
 use crate::waiter::CommandWaiter;
 use crate::wire::Wire;
 
@@ -222,6 +223,9 @@ fn admit(broker: &Broker, connect: &Connect, anonymous: bool) -> Result<Terms, R
     let config = &broker.config;
     if let Some(will) = &connect.will {
         config.mqtt.check_will(will)?;
+        if !sys_topics::is_open(&will.message.topic) {
+            return refused(ReasonCode::NotAuthorized, "topic");
+        }
     }
     let v5 = connect.version == ProtocolVersion::V5;
     let assigned = connect.client_id.is_empty();

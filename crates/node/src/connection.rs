@@ -252,7 +252,6 @@ impl Connection {
                         Ok(bytes) if bytes > 0 => self.tally.bytes_received(bytes),
                         Ok(_) | Err(_) => return End::ClientGone,
                     }
-                    self.last_packet = Instant::now();
                 }
                 () = self.mailbox.arrived(), if wants_mail => {}
                 () = self.mailbox.closing(), if !wants_mail => {}
@@ -394,6 +393,8 @@ impl Connection {
 
     fn on_packet(&mut self, packet: Packet) -> Result<(), End> {
         self.tally.packet_received();
+        // Not when some of its bytes came: who never completes one is not alive [MQTT-3.1.2-22].
+        self.last_packet = Instant::now();
         match packet {
             Packet::Publish(publish) => self.on_publish(publish),
             Packet::Puback(ack) => self.on_puback(&ack),

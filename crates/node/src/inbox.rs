@@ -168,10 +168,10 @@ impl Connection {
                 self.on_retained_delivered(tag, *dropped);
                 Ok(())
             }
-            Response::Done => {
-                self.on_done(tag);
+            Response::RetainedSet { version } if self.retained.barrier_answered(tag, *version) => {
                 Ok(())
             }
+            Response::Done => Ok(()),
             Response::NodeUp { .. }
             | Response::Connected { .. }
             | Response::Published { .. }

@@ -93,6 +93,13 @@ impl PendingPublishes {
         self.publishes.push_back(publish);
     }
 
+    /// Somebody may have got the newest one.
+    pub(crate) fn last_matched(&mut self) {
+        if let Some(publish) = self.publishes.back_mut() {
+            publish.matched = true;
+        }
+    }
+
     /// The next one to acknowledge, if everybody asked has answered.
     pub(crate) fn next_answered(&mut self) -> Option<PendingPublish> {
         let answered = self

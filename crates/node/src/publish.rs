@@ -365,6 +365,8 @@ impl Connection {
     fn answer_repeat(&mut self, packet_id: PacketId, message: Message) {
         if matches!(self.place, SessionPlace::Hosted(_)) {
             self.receive_exactly_once(packet_id, message, Routes::default(), None);
+            // Who got the message is not known any more: no "no matching subscribers".
+            self.publishes.last_matched();
             return;
         }
         let tag = self.tag();

@@ -1,9 +1,10 @@
 //! Retained messages for a new subscription (section 3.3.1.3).
 //!
 //! They are read after the subscription is visible everywhere, from this node's replica once it has
-//! answered a barrier: whatever was stored before the SUBACK is found. From then on, and from a
-//! little before, live copies of retained messages arrive as well. The reader notes their versions
-//! and drops a retained copy that is no newer: a new subscriber never ends on a stale value. Copies at
+//! answered a barrier: whatever was stored before the SUBACK is found. What was stored after the
+//! barrier comes live and is not read, or it would come twice. From a little before, live copies of
+//! retained messages arrive as well. The reader notes their versions and drops a retained copy that is
+//! no newer: a new subscriber never ends on a stale value. Copies at
 //! QoS 1 and 2 of a hosted session go through its shard, which notes what it delivered itself.
 //!
 //! A read goes on page by page as the client takes what it is sent (G9).
@@ -57,8 +58,10 @@ pub(crate) struct RetainedReads {
 struct Read {
     tag: u64,
     filters: VecDeque<Wanted>,
-    /// Barriers that are not answered.
-    barriers: usize,
+    /// Barriers that are not answered, by their names.
+    barriers: BTreeMap<u64, ShardId>,
+    /// Of each shard, the newest version that is read.
+    newest: BTreeMap<ShardId, u64>,
     /// Where the first filter's next page begins.
     cursor: Option<Cursor>,
     /// A page is on its way to the session's shard.
@@ -123,14 +126,15 @@ impl RetainedReads {
         }
     }
 
-    /// A barrier was answered. False: no read waits for one under this tag.
-    fn barrier_answered(&mut self, tag: u64) -> bool {
-        let read = self.reads.iter_mut().find(|read| read.tag == tag);
-        let Some(read) = read.filter(|read| read.barriers > 0) else {
-            return false;
-        };
-        read.barriers = read.barriers.saturating_sub(1);
-        true
+    /// A barrier was answered: its shard had this version. False: no read waits for one of this name.
+    pub(crate) fn barrier_answered(&mut self, tag: u64, version: u64) -> bool {
+        for read in &mut self.reads {
+            if let Some(shard) = read.barriers.remove(&tag) {
+                read.newest.insert(shard, version);
+                return true;
+            }
+        }
+        false
     }
 
     /// Nothing more is read for a filter.
@@ -207,22 +211,22 @@ impl Connection {
         }
         shards.sort_unstable();
         shards.dedup();
+        let barriers: BTreeMap<u64, ShardId> = shards
+            .into_iter()
+            .map(|shard| (self.tag(), shard))
+            .collect();
         self.retained.reads.push_back(Read {
             tag,
             filters: wanted.into(),
-            barriers: shards.len(),
+            barriers: barriers.clone(),
+            newest: BTreeMap::new(),
             cursor: None,
             delivering: false,
             noted_by_shard: hosted,
         });
-        for shard in shards {
-            self.command(shard, tag, &Command::Barrier);
+        for (barrier, shard) in barriers {
+            self.command(shard, barrier, &Command::Barrier);
         }
-    }
-
-    /// A command was done: perhaps a barrier of a read.
-    pub(crate) fn on_done(&mut self, tag: u64) {
-        self.retained.barrier_answered(tag);
     }
 
     /// The session's shard has taken a page.
@@ -263,7 +267,8 @@ impl Connection {
                 shard: first_shard,
                 after: None,
             });
-            let (page, continue_after) = self.read_page(&wanted, &cursor);
+            let newest = read.newest.get(&cursor.shard).copied().unwrap_or(0);
+            let (page, continue_after) = self.read_page(&wanted, &cursor, newest);
             let next = match continue_after {
                 Some(after) => Some(Cursor {
                     shard: cursor.shard,
@@ -294,7 +299,7 @@ impl Connection {
         let Some(read) = self.retained.reads.front() else {
             return false;
         };
-        let ready = read.barriers == 0 && !read.delivering;
+        let ready = read.barriers.is_empty() && !read.delivering;
         ready && self.has_room_for_output() && self.broker.lease.is_held() && self.is_queue_empty()
     }
 
@@ -311,11 +316,13 @@ impl Connection {
         }
     }
 
-    /// One page of one filter, from this node's replica, and where the next one begins.
+    /// One page of one filter, from this node's replica, and where the next one begins. Versions after
+    /// the newest come live.
     fn read_page(
         &self,
         wanted: &Wanted,
         cursor: &Cursor,
+        newest: u64,
     ) -> (Vec<RetainedCopy>, Option<TopicName>) {
         let Some(shard) = self.broker.shards.shard(cursor.shard) else {
             return (Vec::new(), None);
@@ -338,7 +345,8 @@ impl Connection {
                 .expires_at
                 .map(|at| at.as_millis().saturating_sub(now.as_millis())),
         };
-        let copies = page.messages.into_iter().map(copy).collect();
+        let copies = page.messages.into_iter().map(copy);
+        let copies = copies.filter(|copy| copy.version <= newest).collect();
         (copies, page.continue_after)
     }
 
@@ -431,11 +439,12 @@ mod tests {
         }
     }
 
-    fn read(tag: u64, filters: &[&str], barriers: usize) -> Read {
+    fn read(tag: u64, filters: &[&str], barriers: &[u64]) -> Read {
         Read {
             tag,
             filters: filters.iter().map(|text| wanted(text)).collect(),
-            barriers,
+            barriers: barriers.iter().map(|tag| (*tag, ShardId(0))).collect(),
+            newest: BTreeMap::new(),
             cursor: None,
             delivering: false,
             noted_by_shard: false,
@@ -459,21 +468,25 @@ mod tests {
     #[test]
     fn a_read_begins_when_every_barrier_is_answered() {
         let mut reads = RetainedReads::default();
-        reads.reads.push_back(read(5, &["#"], 2));
-        assert!(!reads.barrier_answered(4));
-        assert!(reads.barrier_answered(5) && reads.barrier_answered(5));
-        assert!(!reads.barrier_answered(5));
+        reads.reads.push_back(read(5, &["#"], &[6, 7]));
+        assert!(!reads.barrier_answered(5, 0));
+        assert!(reads.barrier_answered(7, 3));
+        assert!(!reads.reads[0].barriers.is_empty());
+        assert!(reads.barrier_answered(6, 9));
+        assert!(reads.reads[0].barriers.is_empty());
+        assert_eq!(reads.reads[0].newest[&ShardId(0)], 9);
+        assert!(!reads.barrier_answered(6, 9));
     }
 
     #[test]
     fn what_is_unsubscribed_is_not_read_on() {
         let mut reads = RetainedReads::default();
-        let mut begun = read(1, &["a/+", "b"], 0);
+        let mut begun = read(1, &["a/+", "b"], &[]);
         begun.cursor = Some(Cursor {
             shard: ShardId(2),
             after: Some(topic("a/b")),
         });
-        reads.reads.extend([begun, read(2, &["a/+"], 0)]);
+        reads.reads.extend([begun, read(2, &["a/+"], &[])]);
         reads.forget(wanted("a/+").filter());
         let left: Vec<usize> = reads.reads.iter().map(|read| read.filters.len()).collect();
         assert_eq!(left, [1, 0]);

@@ -133,7 +133,7 @@ pub enum Command {
         last: bool,
     },
     /// Changes nothing: once a node's own replica has answered it, that replica has everything
-    /// that was acknowledged before.
+    /// that was acknowledged before. The answer tells the newest version of a retained message.
     Barrier,
     /// A will is due: consumes it and hands its message on, in one step.
     PublishWill {
@@ -388,9 +388,10 @@ pub enum Response {
         /// 0x00, or 0x92 for an unknown id.
         reason_code: ReasonCode,
     },
-    /// To `SetRetained`: done.
+    /// To `SetRetained`: done. To `Barrier`.
     RetainedSet {
-        /// What live copies of the message must carry. Grows within a shard.
+        /// What live copies of the message must carry; to `Barrier`, the newest one so far, 0 before the
+        /// first. Grows within a shard.
         version: u64,
     },
     /// To `SetRetained`: a bound of the retained messages is reached, nothing was changed.

@@ -339,7 +339,10 @@ impl Machine {
     ) -> Response {
         match command {
             // `admit` did what there is to do.
-            Command::Hello | Command::Barrier => Response::Done,
+            Command::Hello => Response::Done,
+            Command::Barrier => Response::RetainedSet {
+                version: self.newest_retained_version(),
+            },
             Command::NodeUp { node } => {
                 let incarnation = Incarnation(index);
                 // An entry may hold the same proposal twice.

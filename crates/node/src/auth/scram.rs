@@ -197,7 +197,7 @@ mod tests {
             SASLConfig::with_credentials(acts_for, name.to_owned(), password.to_owned()).unwrap();
         let method = Mechname::parse(METHOD.as_bytes()).unwrap();
         let client = SASLClient::new(config);
-        let mut client = client.start_suggested([method]).unwrap();
+        let mut client = client.start_suggested(&[method]).unwrap();
         let mut server = scram.begin().unwrap();
         let mut to_server = Vec::new();
         client.step(None, &mut to_server).unwrap();

@@ -188,7 +188,11 @@ impl NaiveShard {
     #[expect(clippy::too_many_lines, reason = "one arm per command")]
     fn command(&mut self, index: u64, command: Command) -> Response {
         match command {
-            Command::Hello | Command::Barrier => {}
+            Command::Hello => {}
+            Command::Barrier => {
+                let version = self.versions;
+                return Response::RetainedSet { version };
+            }
             Command::NodeUp { node } => {
                 let incarnation = Incarnation(index);
                 self.begin_life(node, incarnation);
