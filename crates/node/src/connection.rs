@@ -8,6 +8,7 @@
 //! - A connection is recorded closed only when everything that it sent has been answered.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,7 @@ use crate::life::{Destination, Life};
 use crate::mailbox::{Mail, Mailbox, waking_at_the_end};
 use crate::member::Handed;
 use crate::pending::{ParkedPublish, PendingPublishes};
+use crate::rate::ClientRates;
 use crate::retained::RetainedReads;
 use crate::session_place::SessionPlace;
 use crate::subscribe::PendingSubscriptions;
@@ -84,6 +86,8 @@ pub(crate) struct Connection {
     /// Deliveries too large for the client, to be completed as if acknowledged.
     pub(crate) discarded: VecDeque<Acknowledgement>,
     had_capacity: bool,
+    /// What the client may send in a second; `None`: as much as it likes.
+    pub(crate) rates: Option<Box<ClientRates>>,
     last_packet: Instant,
     /// Taken from the mailbox while there was no room for what follows from it.
     pub(crate) mail: VecDeque<Mail>,
@@ -106,6 +110,7 @@ impl Connection {
         mailbox: Arc<Mailbox>,
         place: SessionPlace,
     ) -> Self {
+        let rates = ClientRates::new(&broker.config.limits, Instant::now());
         Self {
             broker,
             life,
@@ -124,6 +129,7 @@ impl Connection {
             waits_for: None,
             discarded: VecDeque::new(),
             had_capacity: true,
+            rates,
             last_packet: Instant::now(),
             mail: VecDeque::new(),
             unsent: Unsent::default(),
@@ -220,8 +226,13 @@ impl Connection {
             let wants_packets = self.wants_packets();
             let has_capacity = self.had_capacity;
             let is_input_affordable = self.is_input_affordable();
-            let reads =
-                wants_packets && has_capacity && is_input_affordable && self.has_room_for_input();
+            let paused_until = self.paused_until();
+            let reads = wants_packets
+                && has_capacity
+                && is_input_affordable
+                && paused_until.is_none()
+                && self.has_room_for_input();
+            let read_bytes_max = self.read_bytes_max();
             tokio::select! {
                 () = self.life.ended.cancelled() => return End::LifeOver,
                 written = wire::write(&mut self.wire.writer, &mut self.wire.output),
@@ -235,12 +246,14 @@ impl Connection {
                         self.last_packet = Instant::now();
                     }
                 }
-                read = wire::read(&mut self.wire.reader, &mut self.wire.input), if reads => {
-                    if !matches!(read, Ok(bytes) if bytes > 0) {
+                read = wire::read(&mut self.wire.reader, &mut self.wire.input, read_bytes_max),
+                    if reads =>
+                {
+                    if !self.has_read(read) {
                         return End::ClientGone;
                     }
-                    self.last_packet = Instant::now();
                 }
+                () = wait_until(paused_until), if paused_until.is_some() => {}
                 () = self.mailbox.arrived(), if wants_mail => {}
                 () = self.mailbox.closing(), if !wants_mail => {}
                 () = tokio::task::yield_now(), if self.retained.is_paused() => {}
@@ -267,6 +280,14 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Something came; false: the connection is closed.
+    fn has_read(&mut self, read: io::Result<usize>) -> bool {
+        let bytes = read.unwrap_or(0);
+        self.spend_bytes(bytes);
+        self.last_packet = Instant::now();
+        bytes > 0
     }
 
     /// Everything that can be done without waiting.
@@ -348,7 +369,7 @@ impl Connection {
             if !self.had_capacity {
                 return Ok(());
             }
-            if self.mailbox.is_closing() {
+            if self.mailbox.is_closing() || self.is_publish_early() {
                 return Ok(());
             }
             if !self.broker.lease.is_held() && !self.next_needs_no_lease() {
@@ -381,7 +402,10 @@ impl Connection {
 
     fn on_packet(&mut self, packet: Packet) -> Result<(), End> {
         match packet {
-            Packet::Publish(publish) => self.on_publish(publish),
+            Packet::Publish(publish) => {
+                self.spend_publish();
+                self.on_publish(publish)
+            }
             Packet::Puback(ack) => self.on_puback(&ack),
             Packet::Pubrec(ack) => self.on_pubrec(&ack),
             Packet::Pubrel(ack) => self.on_pubrel(&ack),
@@ -437,6 +461,12 @@ impl Connection {
             return Instant::now() + NO_DEADLINE;
         }
         self.last_packet + Duration::from_millis(keep_alive_s.saturating_mul(1500))
+    }
+}
+
+async fn wait_until(instant: Option<Instant>) {
+    if let Some(instant) = instant {
+        sleep_until(instant).await;
     }
 }
 
