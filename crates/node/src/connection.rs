@@ -253,7 +253,8 @@ impl Connection {
                         return End::ClientGone;
                     }
                 }
-                () = wait_until(paused_until), if paused_until.is_some() => {}
+                // Until now it was this node that did not read.
+                () = wait_until(paused_until), if paused_until.is_some() => self.last_packet = Instant::now(),
                 () = self.mailbox.arrived(), if wants_mail => {}
                 () = self.mailbox.closing(), if !wants_mail => {}
                 () = tokio::task::yield_now(), if self.retained.is_paused() => {}
