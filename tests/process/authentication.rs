@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use codec::{
-    Auth, Connack, Connect, Disconnect, Message, Packet, ProtocolVersion, Qos, ReasonCode, Utf8,
-    Will,
+    Auth, Connack, Connect, Disconnect, Message, MessageProperties, Packet, ProtocolVersion, Qos,
+    ReasonCode, TopicName, Utf8, Will,
 };
 use rsasl::prelude::{Mechname, SASLClient, SASLConfig, Session};
 use testkit::client::RecvError;
@@ -157,11 +157,13 @@ async fn alice(cluster: &Cluster, node: NodeId, client_id: &str) -> Client {
     let topic = format!("will/{client_id}");
     let connect = Connect {
         will: Some(Will {
-            message: Message::new(
-                codec::TopicName::try_from(topic.as_str()).unwrap(),
-                Qos::AtLeastOnce,
-                Bytes::from_static(b"gone"),
-            ),
+            message: Message {
+                topic: TopicName::try_from(topic.as_str()).unwrap(),
+                payload: Bytes::from_static(b"gone"),
+                qos: Qos::AtLeastOnce,
+                retain: false,
+                properties: MessageProperties::default(),
+            },
             delay_interval_s: 0,
         }),
         ..connect(client_id, Some(scram.step(None)))

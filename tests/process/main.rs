@@ -23,6 +23,7 @@ mod fsync;
 mod full_restart;
 mod kill_points;
 mod leader_loss;
+mod limits;
 mod load;
 mod offline_queue;
 mod publisher_failover;

@@ -17,6 +17,7 @@ use crate::dispatch::Dispatch;
 use crate::health::Health;
 use crate::lease::Lease;
 use crate::life::{Destination, Life};
+use crate::overload::Overload;
 use crate::pressure::Pressure;
 use crate::silence::{Reports, Silence};
 use crate::visibility::Visibility;
@@ -52,6 +53,8 @@ pub(crate) struct Broker {
     pub(crate) visibility: Arc<Visibility>,
     /// Slow subscribers, and the memory that all connections share.
     pub(crate) pressure: Arc<Pressure>,
+    /// When new connections are refused.
+    pub(crate) overload: Overload,
     /// Some outbox of this node's replicas holds more than its bound.
     pub(crate) outbox_full: watch::Sender<bool>,
     /// Who may authenticate by SCRAM, if anybody.

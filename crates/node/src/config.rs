@@ -31,7 +31,7 @@ pub use admin::AdminConfig;
 pub use auth::{AnonymousAccess, AuthConfig};
 pub use cluster::{ClusterConfig, HostPort, Peer};
 pub use error::{ConfigError, Problem};
-pub use limits::{LimitsConfig, QueueOverflow};
+pub use limits::{LimitsConfig, MemoryHigh, QueueOverflow};
 pub use listener::ListenerConfig;
 pub use log::{LogConfig, LogFormat, LogTarget};
 pub use mqtt::MqttConfig;

@@ -69,7 +69,8 @@ pub(crate) async fn accept(broker: Arc<Broker>, stream: TcpStream, origin: Origi
         }
         Ok(Err(error)) => return refuse_malformed(wire, &origin, &error).await,
     };
-    let mut terms = match admit(&broker, &connect, origin.anonymous) {
+    let admitted = broker.overload.admit();
+    let mut terms = match admitted.and_then(|()| admit(&broker, &connect, origin.anonymous)) {
         Ok(terms) => terms,
         Err(refused) => return refuse(wire, &connect, &origin, refused).await,
     };
@@ -255,6 +256,7 @@ fn admit(broker: &Broker, connect: &Connect, anonymous: bool) -> Result<Terms, R
         proof: None,
     };
     check_connack(broker, connect, &terms)?;
+    broker.admit_session(&terms.client_id)?;
     Ok(terms)
 }
 
@@ -375,14 +377,15 @@ fn connack(broker: &Broker, connect: &Connect, terms: &Terms, session_present: b
     if connect.session_expiry_interval.unwrap_or(0) != terms.session_expiry_interval_s {
         connack.session_expiry_interval = Some(terms.session_expiry_interval_s);
     }
-    connack.receive_maximum = NonZeroU16::new(config.receive_maximum);
-    // Absent means QoS 2, and available.
+    // What is as the standard has it without the property is not said: 65,535, QoS 2, available, 0.
+    connack.receive_maximum =
+        NonZeroU16::new(config.receive_maximum).filter(|max| *max < NonZeroU16::MAX);
     connack.maximum_qos = Some(config.max_qos);
     connack.retain_available = (!config.retain_available).then_some(false);
     connack.wildcard_subscription_available = (!config.wildcard_subscriptions).then_some(false);
     connack.shared_subscription_available = (!config.shared_subscriptions).then_some(false);
     connack.maximum_packet_size = NonZeroU32::new(config.max_packet_size);
-    connack.topic_alias_maximum = Some(config.topic_alias_maximum);
+    connack.topic_alias_maximum = Some(config.topic_alias_maximum).filter(|max| *max > 0);
     if connect.request_response_information == Some(true) {
         connack.response_information = config.response_information_for(terms.client_id.as_str());
     }

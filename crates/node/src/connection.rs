@@ -8,6 +8,7 @@
 //! - A connection is recorded closed only when everything that it sent has been answered.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use crate::life::{Destination, Life};
 use crate::mailbox::{Mail, Mailbox, waking_at_the_end};
 use crate::member::Handed;
 use crate::pending::{ParkedPublish, PendingPublishes};
+use crate::rate::ClientRates;
 use crate::retained::RetainedReads;
 use crate::session_place::SessionPlace;
 use crate::subscribe::PendingSubscriptions;
@@ -89,6 +91,8 @@ pub(crate) struct Connection {
     /// An authentication that the client has begun again.
     pub(crate) reauthentication: Option<Box<Reauthentication>>,
     had_capacity: bool,
+    /// What the client may send in a second; `None`: as much as it likes.
+    pub(crate) rates: Option<Box<ClientRates>>,
     last_packet: Instant,
     /// Taken from the mailbox while there was no room for what follows from it.
     pub(crate) mail: VecDeque<Mail>,
@@ -113,6 +117,7 @@ impl Connection {
     ) -> Self {
         let topic_alias_max = broker.config.mqtt.topic_alias_maximum;
         let topic_alias_max = client.topic_alias_maximum.min(topic_alias_max);
+        let rates = ClientRates::new(&broker.config.limits, Instant::now());
         Self {
             broker,
             life,
@@ -133,6 +138,7 @@ impl Connection {
             discarded: VecDeque::new(),
             reauthentication: None,
             had_capacity: true,
+            rates,
             last_packet: Instant::now(),
             mail: VecDeque::new(),
             unsent: Unsent::default(),
@@ -231,8 +237,13 @@ impl Connection {
             let wants_packets = self.wants_packets();
             let has_capacity = self.had_capacity;
             let is_input_affordable = self.is_input_affordable();
-            let reads =
-                wants_packets && has_capacity && is_input_affordable && self.has_room_for_input();
+            let paused_until = self.paused_until();
+            let reads = wants_packets
+                && has_capacity
+                && is_input_affordable
+                && paused_until.is_none()
+                && self.has_room_for_input();
+            let read_bytes_max = self.read_bytes_max();
             tokio::select! {
                 () = self.life.ended.cancelled() => return End::LifeOver,
                 written = wire::write(&mut self.wire.writer, &mut self.wire.output),
@@ -247,12 +258,15 @@ impl Connection {
                         self.last_packet = Instant::now();
                     }
                 }
-                read = wire::read(&mut self.wire.reader, &mut self.wire.input), if reads => {
-                    match read {
-                        Ok(bytes) if bytes > 0 => self.tally.bytes_received(bytes),
-                        Ok(_) | Err(_) => return End::ClientGone,
+                read = wire::read(&mut self.wire.reader, &mut self.wire.input, read_bytes_max),
+                    if reads =>
+                {
+                    if !self.has_read(read) {
+                        return End::ClientGone;
                     }
                 }
+                // Until now it was this node that did not read.
+                () = wait_until(paused_until), if paused_until.is_some() => self.last_packet = Instant::now(),
                 () = self.mailbox.arrived(), if wants_mail => {}
                 () = self.mailbox.closing(), if !wants_mail => {}
                 () = tokio::task::yield_now(), if self.retained.is_paused() => {}
@@ -279,6 +293,14 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Something came; false: the connection is closed.
+    fn has_read(&mut self, read: io::Result<usize>) -> bool {
+        let bytes = read.unwrap_or(0);
+        self.spend_bytes(bytes);
+        self.tally.bytes_received(bytes);
+        bytes > 0
     }
 
     /// Everything that can be done without waiting.
@@ -360,7 +382,7 @@ impl Connection {
             if !self.had_capacity {
                 return Ok(());
             }
-            if self.mailbox.is_closing() {
+            if self.mailbox.is_closing() || self.is_publish_early() {
                 return Ok(());
             }
             if !self.broker.lease.is_held() && !self.next_needs_no_lease() {
@@ -396,7 +418,10 @@ impl Connection {
         // Not when some of its bytes came: who never completes one is not alive [MQTT-3.1.2-22].
         self.last_packet = Instant::now();
         match packet {
-            Packet::Publish(publish) => self.on_publish(publish),
+            Packet::Publish(publish) => {
+                self.spend_publish();
+                self.on_publish(publish)
+            }
             Packet::Puback(ack) => self.on_puback(&ack),
             Packet::Pubrec(ack) => self.on_pubrec(&ack),
             Packet::Pubrel(ack) => self.on_pubrel(&ack),
@@ -449,6 +474,12 @@ impl Connection {
             return Instant::now() + NO_DEADLINE;
         }
         self.last_packet + Duration::from_millis(keep_alive_s.saturating_mul(1500))
+    }
+}
+
+async fn wait_until(instant: Option<Instant>) {
+    if let Some(instant) = instant {
+        sleep_until(instant).await;
     }
 }
 

@@ -8,11 +8,11 @@ use raft_store::ShardId;
 use session::DropCause;
 
 use crate::metrics::{
-    AUTH_ATTEMPTS_TOTAL, BUFFERS_BYTES, CONNECTIONS, CONNECTIONS_CLOSED_TOTAL,
-    CONNECTIONS_OPENED_TOTAL, CONNECTIONS_REJECTED_TOTAL, MESSAGES_DROPPED_TOTAL,
-    MESSAGES_REDELIVERED_TOTAL, PEER_UP, PROTOCOL_VIOLATIONS_TOTAL, PUBLISH_DELAYED_TOTAL,
-    PUBLISH_RECEIVED_TOTAL, PUBLISH_SENT_TOTAL, RAFT_ROLE, SUBSCRIBERS_STUCK_TOTAL,
-    VIOLATION_REASONS,
+    AUTH_ATTEMPTS_TOTAL, BUFFERS_BYTES, CLIENTS_THROTTLED_TOTAL, CONNECTIONS,
+    CONNECTIONS_CLOSED_TOTAL, CONNECTIONS_OPENED_TOTAL, CONNECTIONS_REJECTED_TOTAL,
+    MEMORY_LIMIT_BYTES, MESSAGES_DROPPED_TOTAL, MESSAGES_REDELIVERED_TOTAL, OVERLOAD_STATE,
+    PEER_UP, PROTOCOL_VIOLATIONS_TOTAL, PUBLISH_DELAYED_TOTAL, PUBLISH_RECEIVED_TOTAL,
+    PUBLISH_SENT_TOTAL, RAFT_ROLE, SUBSCRIBERS_STUCK_TOTAL, VIOLATION_REASONS,
 };
 use crate::statistics::SUMS;
 
@@ -194,6 +194,22 @@ pub(crate) fn buffers(bytes: usize) {
     // Exact up to 2^53, which no memory reaches.
     let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
     gauge!(BUFFERS_BYTES).set(bytes as f64);
+}
+
+/// A client sent more than it may, and is not read for a while.
+pub(crate) fn throttled(reason: &'static str) {
+    counter!(CLIENTS_THROTTLED_TOTAL, "reason" => reason).increment(1);
+}
+
+/// The memory beyond which no new connection is taken; `None`: no such limit.
+pub(crate) fn memory_limit(bytes: Option<u64>) {
+    // Exact up to 2^53, which no memory reaches.
+    gauge!(MEMORY_LIMIT_BYTES).set(bytes.unwrap_or(0) as f64);
+}
+
+/// Whether new connections are refused for want of something.
+pub(crate) fn overload(resource: &'static str, is_short: bool) {
+    gauge!(OVERLOAD_STATE, "resource" => resource).set(if is_short { 1.0 } else { 0.0 });
 }
 
 /// Whether a peer answers heartbeats.

@@ -41,6 +41,12 @@ pub const PUBLISH_DELAYED_TOTAL: &str = "holdfast_publish_delayed_total";
 pub const SUBSCRIBERS_STUCK_TOTAL: &str = "holdfast_subscribers_stuck_total";
 /// What is on its way to and from clients, in bytes.
 pub const BUFFERS_BYTES: &str = "holdfast_buffers_bytes";
+/// Pauses in reading from a client that sent more than it may. Label `reason`.
+pub const CLIENTS_THROTTLED_TOTAL: &str = "holdfast_clients_throttled_total";
+/// Memory of this process from which on new connections are refused; 0: no limit.
+pub const MEMORY_LIMIT_BYTES: &str = "holdfast_memory_limit_bytes";
+/// 1 while new connections are refused for want of something. Label `resource`.
+pub const OVERLOAD_STATE: &str = "holdfast_overload_state";
 /// 1 while a peer answers. Label `peer`.
 pub const PEER_UP: &str = "holdfast_peer_up";
 /// Batches proposed (raft-store). Label `result`.
@@ -164,7 +170,7 @@ const ENTRIES: &[f64] = &[
 ];
 
 /// Every metric of this version; those of the process are in `metrics/process.rs`.
-pub const TABLE: [Metric; 31] = [
+pub const TABLE: [Metric; 34] = [
     gauge(CONNECTIONS, "Client connections open now."),
     counter(CONNECTIONS_OPENED_TOTAL, "Client connections accepted."),
     counter(
@@ -194,6 +200,18 @@ pub const TABLE: [Metric; 31] = [
     gauge(
         BUFFERS_BYTES,
         "Memory for what is on its way to and from clients, as limits.buffers_max_bytes bounds it.",
+    ),
+    counter(
+        CLIENTS_THROTTLED_TOTAL,
+        "Pauses in reading from a client that sent more than limits.publish_rate or limits.byte_rate, by reason.",
+    ),
+    gauge(
+        MEMORY_LIMIT_BYTES,
+        "Resident memory from which on new connections are refused, as limits.memory_high says; 0: no limit.",
+    ),
+    gauge(
+        OVERLOAD_STATE,
+        "1 while new connections are refused because the resource is short, else 0.",
     ),
     gauge(PEER_UP, "1 while the peer answers heartbeats, else 0."),
     counter(
@@ -371,6 +389,11 @@ impl Exporter {
             }
         })
     }
+}
+
+/// Memory of this process that is in RAM. Reads `/proc`.
+pub(crate) fn resident_bytes() -> Option<u64> {
+    process::resident_bytes()
 }
 
 /// Records who this node is.

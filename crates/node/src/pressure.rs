@@ -67,6 +67,7 @@ pub(crate) async fn relieve(broker: Arc<Broker>) {
         let pressure = &broker.pressure;
         pressure.look();
         count::buffers(pressure.budget.used());
+        broker.overload.look();
         let is_full = pressure.budget.is_full();
         // Twice in a row: what is on its way out may be gone by then.
         if is_full && was_full {

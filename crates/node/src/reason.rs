@@ -46,8 +46,8 @@ impl Audience {
         }
     }
 
-    /// Sends a packet that refuses something. One that is too large even without Reason String is
-    /// not sent: what follows, mostly the end of the connection, has to speak for itself.
+    /// Sends a packet that may refuse something. One that is too large even without Reason String is
+    /// discarded, as the standard has it (section 3.1.2.11.4).
     pub(crate) fn tell(&self, wire: &mut Wire, packet: Packet, text: &str) {
         let packet = self.explained(packet, text);
         if self.takes(&packet) {

@@ -24,6 +24,7 @@ use crate::error::StartError;
 use crate::health::{Check, Health};
 use crate::lease::Lease;
 use crate::listener::Listener;
+use crate::overload::Overload;
 use crate::peers::PeerService;
 use crate::pressure::{self, Pressure};
 use crate::silence::{Reports, Silence};
@@ -193,6 +194,7 @@ fn broker(
         let shards = Arc::clone(&shards);
         health.watch_fsyncs(move || shards.storage_health().oldest_pending);
     }
+    let overload = Overload::new(&config.limits);
     Ok(Arc::new(Broker {
         config,
         started: clock::now(),
@@ -208,6 +210,7 @@ fn broker(
         reports: Reports::default(),
         visibility: Arc::new(visibility),
         pressure: Pressure::new(buffers_max),
+        overload,
         outbox_full: watch::Sender::new(false),
         scram,
         stopping: watch::Sender::new(false),

@@ -364,8 +364,8 @@ impl Connection {
             user_properties: Vec::new(),
             reason_codes: existed.iter().map(code).collect(),
         };
-        self.wire
-            .send(&Packet::Unsuback(unsuback), self.client.version);
+        let unsuback = Packet::Unsuback(unsuback);
+        self.client.audience().tell(&mut self.wire, unsuback, "");
     }
 }
 

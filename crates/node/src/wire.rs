@@ -21,7 +21,7 @@ use crate::budget::{Budget, Share};
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Bytes that one call takes from a socket at most.
-const READ_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const READ_BYTES_MAX: usize = 64 * 1024;
 
 /// Bytes of a CONNECT that are read although the node's memory for buffers is used up.
 const CONNECT_BYTES_FULL_MAX: usize = 4 * 1024;
@@ -32,11 +32,17 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES_MAX]);
 }
 
-/// Appends what has arrived to `input`; 0 bytes: the client closed the connection. Cancel-safe.
-pub(crate) async fn read(reader: &mut OwnedReadHalf, input: &mut BytesMut) -> io::Result<usize> {
+/// Appends what has arrived to `input`, at most `max` bytes (above 0); 0 bytes: the client closed the
+/// connection. Cancel-safe.
+pub(crate) async fn read(
+    reader: &mut OwnedReadHalf,
+    input: &mut BytesMut,
+    max: usize,
+) -> io::Result<usize> {
     poll_fn(|context| {
         SCRATCH.with_borrow_mut(|scratch| {
-            let mut arrived = ReadBuf::new(scratch);
+            let mut scratch = ReadBuf::new(scratch);
+            let mut arrived = scratch.take(max);
             match Pin::new(&mut *reader).poll_read(context, &mut arrived) {
                 Poll::Ready(Ok(())) => {
                     input.extend_from_slice(arrived.filled());
@@ -120,7 +126,7 @@ impl Wire {
             if let Some(packet) = self.decoder.decode(&mut self.input)? {
                 return Ok(Some(packet));
             }
-            match read(&mut self.reader, &mut self.input).await {
+            match read(&mut self.reader, &mut self.input, READ_BYTES_MAX).await {
                 Ok(0) | Err(_) => return Ok(None),
                 Ok(_) => {}
             }

@@ -265,6 +265,12 @@ impl Machine {
         self.router.len().saturating_add(self.shared.len())
     }
 
+    /// Whether one of them is this client's.
+    #[must_use]
+    pub fn knows(&self, client_id: &ClientId) -> bool {
+        self.sessions.contains_key(client_id)
+    }
+
     /// Messages that wait behind the window of a session of this shard.
     #[must_use]
     pub fn queue_len(&self, client_id: &ClientId) -> usize {

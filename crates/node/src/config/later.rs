@@ -73,15 +73,6 @@ pub(super) fn listener(section: &mut Section<'_>) {
     section.later("identity_from", r#""username""#, &[]);
 }
 
-/// Keys of `[limits]`.
-pub(super) fn limits(section: &mut Section<'_>) {
-    section.later("sessions_max", "0", &[]);
-    section.later("connect_rate", "1000", &[]);
-    section.later("publish_rate", "0", &[]);
-    section.later("byte_rate", r#""0""#, &[]);
-    section.later("memory_high", r#""80%""#, &[]);
-}
-
 /// Keys of `[storage]`.
 pub(super) fn storage(section: &mut Section<'_>) {
     section.later("min_free_disk", r#""1GiB""#, &[r#""0""#]);

@@ -1,9 +1,9 @@
 //! `[limits]`: what clients may make the cluster keep.
 
-use super::later;
 use super::mqtt::MqttConfig;
 use super::reader::Reader;
-use super::value::Table;
+use super::units::parse_size;
+use super::value::{Kind, Table, Value};
 
 /// `[limits]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,32 @@ pub struct LimitsConfig {
     /// `retained_max_bytes`, bytes, 1KiB..1TiB: the same in bytes. Default 1GiB. They are kept in the
     /// memory of every node.
     pub retained_max_bytes: u64,
+    /// `sessions_max`, 0..1000000000: sessions in the whole cluster, connected or not; one more is
+    /// refused (0x97). Default 0: no limit, since only the operator knows how many clients there are.
+    pub sessions_max: u64,
+    /// `connect_rate`, 0..1000000: CONNECTs that one node looks at in a second, and as many at once;
+    /// more are refused (0x9F). 0: no limit. Default 1000: each costs an entry of a shard's log.
+    pub connect_rate: u32,
+    /// `publish_rate`, 0..1000000: PUBLISHes that one client may send in a second, and as many at once;
+    /// then it is not read. Default 0: no limit.
+    pub publish_rate: u32,
+    /// `byte_rate`, bytes, 0..1TiB: the same in bytes of all its packets. Default 0: no limit.
+    pub byte_rate: u64,
+    /// `memory_high`: resident memory of this process above which new connections are refused (0x89),
+    /// until a twentieth less is used. Default 80% of what there is: the rest is for what connected
+    /// clients make it keep.
+    pub memory_high: MemoryHigh,
+}
+
+/// A bound on the memory of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryHigh {
+    /// `0`: none.
+    Off,
+    /// `"80%"`: of the machine's memory, or of the control group's if that is less.
+    Percent(u8),
+    /// A size.
+    Bytes(u64),
 }
 
 /// What happens to a message for a queue that is full. Each loss is counted.
@@ -65,8 +91,16 @@ pub(super) fn read(reader: &mut Reader, root: &mut Table, mqtt: &MqttConfig) -> 
         inflight_max: section.integer("inflight_max", 100, 1..=u16::MAX),
         retained_max: section.integer("retained_max", 1_000_000, 1..=1_000_000_000),
         retained_max_bytes: section.size("retained_max_bytes", 1 << 30, 1 << 10..=1 << 40),
+        sessions_max: section.integer("sessions_max", 0, 0..=1_000_000_000),
+        connect_rate: section.integer("connect_rate", 1_000, 0..=1_000_000),
+        publish_rate: section.integer("publish_rate", 0, 0..=1_000_000),
+        byte_rate: section.size("byte_rate", 0, 0..=1 << 40),
+        memory_high: section.read(
+            "memory_high",
+            (MemoryHigh::Percent(80), "\"80%\"".to_owned()),
+            memory_high,
+        ),
     };
-    later::limits(&mut section);
     section.finish();
     if config.queue_max_bytes < u64::from(mqtt.max_packet_size) {
         reader.conflict(
@@ -81,4 +115,28 @@ pub(super) fn read(reader: &mut Reader, root: &mut Table, mqtt: &MqttConfig) -> 
         );
     }
     config
+}
+
+fn memory_high(value: &Value) -> Result<MemoryHigh, String> {
+    let bytes = match &value.kind {
+        Kind::Integer(bytes) => u64::try_from(*bytes).ok(),
+        Kind::Untyped(text) | Kind::String(text) => {
+            if let Some(percent) = text.strip_suffix('%').and_then(|text| text.parse().ok())
+                && (1..=100).contains(&percent)
+            {
+                return Ok(MemoryHigh::Percent(percent));
+            }
+            parse_size(text)
+        }
+        Kind::Float(_) | Kind::Boolean(_) | Kind::Datetime(_) | Kind::List(_) | Kind::Table(_) => {
+            None
+        }
+    };
+    match bytes {
+        Some(0) => Ok(MemoryHigh::Off),
+        Some(bytes) => Ok(MemoryHigh::Bytes(bytes)),
+        None => {
+            Err("expected \"1%\" to \"100%\", a size such as \"4GiB\", or 0 for none".to_owned())
+        }
+    }
 }

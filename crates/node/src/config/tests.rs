@@ -271,6 +271,32 @@ fn response_information_names_the_client_unless_that_makes_no_topic() {
 }
 
 #[test]
+fn memory_is_bounded_by_a_share_or_a_size_or_not_at_all() {
+    let high = |text: &str| {
+        config(&format!("[limits]\nmemory_high = {text}\n"))
+            .limits
+            .memory_high
+    };
+    assert_eq!(
+        Config::default().limits.memory_high,
+        MemoryHigh::Percent(80)
+    );
+    assert_eq!(high("\"7%\""), MemoryHigh::Percent(7));
+    assert_eq!(high("\"2GiB\""), MemoryHigh::Bytes(2 << 30));
+    assert_eq!(high("2048"), MemoryHigh::Bytes(2_048));
+    assert_eq!(
+        (high("0"), high("\"0\"")),
+        (MemoryHigh::Off, MemoryHigh::Off)
+    );
+    for bad in [
+        "\"0%\"", "\"101%\"", "\"%\"", "\"80 %\"", "true", "0.8", "-1",
+    ] {
+        let text = format!("[limits]\nmemory_high = {bad}\n");
+        refused(&text, "2: limits.memory_high", "\"1%\" to \"100%\"");
+    }
+}
+
+#[test]
 fn a_wrong_value_for_clients_is_answered_with_what_is_allowed() {
     refused(
         "[mqtt]\nmax_packet_size = \"1MB\"\n",
@@ -346,7 +372,6 @@ fn a_feature_that_is_not_built_yet_is_refused_by_its_key() {
             "[[listener]]\nproxy_protocol = \"v1v2\"\n",
             "listener.0.proxy_protocol",
         ),
-        ("[limits]\nmemory_high = \"70%\"\n", "limits.memory_high"),
         ("[auth]\nhttp = { url = \"http://x\" }\n", "auth.http.url"),
         ("[admin]\ntoken_file = \"/t\"\n", "admin.token_file"),
         ("[shutdown]\ngrace = \"5s\"\n", "shutdown.grace"),

@@ -67,12 +67,21 @@ fn cpu_seconds() -> Option<f64> {
     Some(f64::from(seconds) + f64::from(nanoseconds) / 1e9)
 }
 
+/// Memory of this process that is in RAM.
+pub(super) fn resident_bytes() -> Option<u64> {
+    status_kib("VmRSS:")?.checked_mul(1_024)
+}
+
 /// A line of `/proc/self/status`, which counts in kB.
-fn status_bytes(field: &str) -> Option<f64> {
+fn status_kib(field: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(field))?;
-    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1_024.0)
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+fn status_bytes(field: &str) -> Option<f64> {
+    // Exact up to 2^53, which no memory reaches.
+    status_kib(field).map(|kib| kib as f64 * 1_024.0)
 }
 
 fn open_fds() -> Option<f64> {
