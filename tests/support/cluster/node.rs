@@ -63,6 +63,7 @@ impl Node {
             shards,
             inflight_max,
             limits,
+            auth,
             snapshot_after,
             ..
         } = options;
@@ -91,7 +92,7 @@ inflight_max = {inflight_max}
 {limits}
 
 [auth]
-anonymous = "loopback"
+{auth}
 
 [admin]
 bind = "{admin}"
