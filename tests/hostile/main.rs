@@ -45,9 +45,13 @@ const SUBSCRIPTIONS_MAX: usize = 1_000;
 /// A round trip of a healthy client during a flood, on a busy machine.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(5);
 
-/// Nodes that cut slow CONNECTs soon and let a session have few subscriptions.
-fn options(nodes: u16) -> ClusterOptions {
-    let limits = "[mqtt]\nconnect_timeout = \"1500ms\"\nsubscriptions_max = 1000\n";
+/// Slow CONNECTs are cut off soon.
+const SLOW: &str = "[mqtt]\nconnect_timeout = \"1500ms\"\n";
+/// A session may have few subscriptions.
+const FLOODED: &str = "[mqtt]\nsubscriptions_max = 1000\n";
+
+/// Nodes with further lines of configuration.
+fn options(nodes: u16, limits: &'static str) -> ClusterOptions {
     ClusterOptions {
         nodes,
         limits,
@@ -68,7 +72,7 @@ async fn each_row_has_the_specified_reaction() {
             "{version:?}: {rows} rows, {others} slow clients and floods"
         ));
     }
-    let cluster = Cluster::start("each_row_has_the_specified_reaction", options(1)).await;
+    let cluster = Cluster::start("each_row_has_the_specified_reaction", options(1, SLOW)).await;
     let [v311, v5] = VERSIONS;
     let (first, second) = tokio::join!(run_tables(&cluster, v311), run_tables(&cluster, v5));
     assert_right([first, second].concat());
@@ -90,13 +94,13 @@ async fn run_tables(cluster: &Cluster, version: ProtocolVersion) -> Vec<String> 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods_leave_a_node_healthy() {
-    let cluster = Cluster::start("floods_leave_a_node_healthy", options(1)).await;
+    let cluster = Cluster::start("floods_leave_a_node_healthy", options(1, FLOODED)).await;
     assert_right(run_floods(&cluster).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods_leave_a_cluster_healthy() {
-    let cluster = Cluster::start("floods_leave_a_cluster_healthy", options(3)).await;
+    let cluster = Cluster::start("floods_leave_a_cluster_healthy", options(3, FLOODED)).await;
     assert_right(run_floods(&cluster).await);
 }
 

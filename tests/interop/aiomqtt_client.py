@@ -4,8 +4,10 @@ Arguments: v31, v311 or v5; the ports of three nodes; a prefix for names.
 """
 
 import asyncio
+import contextlib
 import socket
 import sys
+import time
 
 import aiomqtt
 from paho.mqtt.packettypes import PacketTypes
@@ -21,16 +23,30 @@ VERSION, FIRST, SECOND, THIRD, PREFIX = sys.argv[1], *map(int, sys.argv[2:5]), s
 IS_V5 = VERSION == "v5"
 
 
-def client(role, port, persistent=False, **options):
+@contextlib.asynccontextmanager
+async def client(role, port, persistent=False, **options):
+    """A client that is connected to one node."""
     if IS_V5:
         properties = Properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = 600 if persistent else 0
         options |= {"clean_start": not persistent, "properties": properties}
     else:
         options |= {"clean_session": not persistent}
-    return aiomqtt.Client(
-        "127.0.0.1", port, identifier=f"{PREFIX}-{role}", protocol=PROTOCOLS[VERSION], **options
-    )
+    deadline = time.monotonic() + PATIENCE_S
+    async with contextlib.AsyncExitStack() as stack:
+        while True:
+            peer = aiomqtt.Client(
+                "127.0.0.1", port, identifier=f"{PREFIX}-{role}", protocol=PROTOCOLS[VERSION], **options
+            )
+            try:
+                await stack.enter_async_context(peer)
+                break
+            except aiomqtt.MqttError as error:
+                # A node that cannot reach the others for a moment says so.
+                if "Server unavailable" not in str(error) or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.1)
+        yield peer
 
 
 async def take(peer):

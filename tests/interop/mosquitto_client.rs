@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::process::Stdio;
 use std::time::Duration;
 
-use testkit::{Cluster, NodeId, skip};
+use testkit::{Cluster, NodeId, skip, wait_until};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
@@ -77,30 +77,39 @@ impl Play {
 
     /// `mosquitto_pub` at the second node.
     async fn publish(&self, arguments: &[&str]) {
-        let mut command = self.command("mosquitto_pub", 1, arguments);
-        let status = timeout(PATIENCE, command.status()).await;
-        let status = status.expect("it ends in time").expect("it starts");
-        assert!(status.success(), "mosquitto_pub {arguments:?}: {status}");
+        wait_until("a node that is available", PATIENCE, async || {
+            let mut command = self.command("mosquitto_pub", 1, arguments);
+            let status = timeout(PATIENCE, command.status()).await;
+            let status = status.expect("it ends in time").expect("it starts");
+            let is_refused = status.code().is_some_and(is_unavailable);
+            assert!(
+                status.success() || is_refused,
+                "mosquitto_pub {arguments:?}: {status}"
+            );
+            status.success()
+        })
+        .await;
     }
 
     /// `mosquitto_sub`, once it has its SUBACK; prints RETAIN, QoS and payload of each message.
     async fn subscribe(&self, node: usize, arguments: &[&str]) -> Subscriber {
-        let mut command = self.command("mosquitto_sub", node, arguments);
-        command.args(["-d", "-F", "message %r %q %p"]);
-        let mut child = command.spawn().expect("it starts");
-        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        let early = VecDeque::new();
-        let mut subscriber = Subscriber {
-            child,
-            lines,
-            early,
-        };
-        while let line = subscriber.line().await
-            && !line.starts_with("Subscribed")
-        {
-            subscriber.early.extend(message(&line));
-        }
-        subscriber
+        let mut subscribed = None;
+        wait_until("a node that is available", PATIENCE, async || {
+            let mut command = self.command("mosquitto_sub", node, arguments);
+            command.args(["-d", "-F", "message %r %q %p"]);
+            let mut child = command.spawn().expect("it starts");
+            let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+            let early = VecDeque::new();
+            subscribed = Subscriber::subscribed(Subscriber {
+                child,
+                lines,
+                early,
+            })
+            .await;
+            subscribed.is_some()
+        })
+        .await;
+        subscribed.expect("it was waited for")
     }
 
     /// Up to the kill of the first node; returns a subscriber that is connected to it.
@@ -219,10 +228,24 @@ impl Play {
 }
 
 impl Subscriber {
-    async fn line(&mut self) -> String {
+    /// Waits for SUBACK; `None` when the node was not available.
+    async fn subscribed(mut self) -> Option<Self> {
+        while let Some(line) = self.line().await {
+            if line.starts_with("Subscribed") {
+                return Some(self);
+            }
+            self.early.extend(message(&line));
+        }
+        let status = self.child.wait().await.expect("it has ended");
+        let is_refused = status.code().is_some_and(is_unavailable);
+        assert!(is_refused, "mosquitto_sub: {status}");
+        None
+    }
+
+    /// The next line; `None` at the end.
+    async fn line(&mut self) -> Option<String> {
         let line = timeout(PATIENCE, self.lines.next_line()).await;
-        let line = line.expect("it says more in time").expect("text");
-        line.expect("it does not end by itself")
+        line.expect("it says more in time").expect("text")
     }
 
     /// RETAIN, QoS and payload of the next message.
@@ -231,7 +254,7 @@ impl Subscriber {
             if let Some(message) = self.early.pop_front() {
                 return message;
             }
-            let line = self.line().await;
+            let line = self.line().await.expect("it does not end by itself");
             self.early.extend(message(&line));
         }
     }
@@ -256,4 +279,9 @@ impl Subscriber {
 /// What a line says, unless it is one of the many that `-d` adds.
 fn message(line: &str) -> Option<String> {
     line.strip_prefix("message ").map(str::to_owned)
+}
+
+/// Exit codes: a node that cannot reach the others for a moment says so, in 3.1.1 or in 5.0.
+fn is_unavailable(code: i32) -> bool {
+    code == 3 || code == 0x88
 }

@@ -27,7 +27,20 @@ function inTime (promise, what) {
 
 // One client, connected to one node; its messages wait until they are taken.
 class Peer {
-  static async connect (role, port, { persistent = false, will } = {}) {
+  static async connect (role, port, options = {}) {
+    const deadline = Date.now() + PATIENCE_MS
+    for (;;) {
+      try {
+        return await Peer.tryToConnect(role, port, options)
+      } catch (error) {
+        // A node that cannot reach the others for a moment says so.
+        if (!/server unavailable/i.test(error.message) || Date.now() > deadline) throw error
+        await new Promise(resolve => setTimeout(resolve, 100))
+      }
+    }
+  }
+
+  static async tryToConnect (role, port, { persistent = false, will }) {
     const peer = new Peer()
     peer.arrived = []
     peer.waiting = []
@@ -48,11 +61,9 @@ class Peer {
     })
     const connected = new Promise((resolve, reject) => {
       peer.client.once('connect', resolve)
-      peer.client.once('error', reject)
+      peer.client.on('error', reject)
     })
     peer.sessionPresent = (await inTime(connected, `CONNACK for ${role}`)).sessionPresent
-    // From here on only what a test waits for can fail.
-    peer.client.on('error', () => {})
     return peer
   }
 

@@ -37,18 +37,8 @@ static const char *topic(const char *name, int number) {
     return text;
 }
 
-/* Connects; says whether the session was present. */
-static MQTTClient connect_to(const char *port, const char *role, int persistent, const char *will_topic,
-                             int *present) {
-    char uri[TEXT_MAX], id[TEXT_MAX];
-    snprintf(uri, sizeof uri, "tcp://127.0.0.1:%s", port);
-    snprintf(id, sizeof id, "%s-%s", prefix, role);
-    MQTTClient client;
-    MQTTClient_createOptions create = MQTTClient_createOptions_initializer;
-    create.MQTTVersion = version;
-    int code = MQTTClient_createWithOptions(&client, uri, id, MQTTCLIENT_PERSISTENCE_NONE, NULL, &create);
-    CHECK(code == MQTTCLIENT_SUCCESS, "%s: %d", role, code);
-
+/* Tries to connect; returns the code of CONNACK. */
+static int try_to_connect(MQTTClient client, int persistent, const char *will_topic, int *present) {
     MQTTClient_connectOptions v3 = MQTTClient_connectOptions_initializer;
     MQTTClient_connectOptions v5 = MQTTClient_connectOptions_initializer5;
     MQTTClient_connectOptions options = version == MQTTVERSION_5 ? v5 : v3;
@@ -61,6 +51,7 @@ static MQTTClient connect_to(const char *port, const char *role, int persistent,
         will.qos = 1;
         options.will = &will;
     }
+    int code;
     if (version == MQTTVERSION_5) {
         options.cleanstart = !persistent;
         MQTTProperty expiry = {.identifier = MQTTPROPERTY_CODE_SESSION_EXPIRY_INTERVAL};
@@ -75,9 +66,30 @@ static MQTTClient connect_to(const char *port, const char *role, int persistent,
         options.cleansession = !persistent;
         code = MQTTClient_connect(client, &options);
     }
+    *present = options.returned.sessionPresent;
+    return code;
+}
+
+/* Connects; says whether the session was present. */
+static MQTTClient connect_to(const char *port, const char *role, int persistent, const char *will_topic,
+                             int *present) {
+    char uri[TEXT_MAX], id[TEXT_MAX];
+    snprintf(uri, sizeof uri, "tcp://127.0.0.1:%s", port);
+    snprintf(id, sizeof id, "%s-%s", prefix, role);
+    MQTTClient client;
+    MQTTClient_createOptions create = MQTTClient_createOptions_initializer;
+    create.MQTTVersion = version;
+    int code = MQTTClient_createWithOptions(&client, uri, id, MQTTCLIENT_PERSISTENCE_NONE, NULL, &create);
     CHECK(code == MQTTCLIENT_SUCCESS, "%s: %d", role, code);
-    if (present)
-        *present = options.returned.sessionPresent;
+
+    int unavailable = version == MQTTVERSION_5 ? MQTTREASONCODE_SERVER_UNAVAILABLE : 3, ignored;
+    code = try_to_connect(client, persistent, will_topic, present ? present : &ignored);
+    /* A node that cannot reach the others for a moment says so. */
+    for (int waited_ms = 0; code == unavailable && waited_ms < PATIENCE_MS; waited_ms += 100) {
+        usleep(100 * 1000);
+        code = try_to_connect(client, persistent, will_topic, present ? present : &ignored);
+    }
+    CHECK(code == MQTTCLIENT_SUCCESS, "%s: %d", role, code);
     return client;
 }
 

@@ -6,6 +6,7 @@ Arguments: v31, v311 or v5; the ports of three nodes; a prefix for names.
 import queue
 import socket
 import sys
+import time
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
@@ -21,6 +22,18 @@ class Peer:
     """One client, connected to one node."""
 
     def __init__(self, role, port, persistent=False, will=None):
+        self.messages, self.subscribed = queue.Queue(), queue.Queue()
+        flags, reason = self.connect(role, port, persistent, will)
+        deadline = time.monotonic() + PATIENCE_S
+        # A node that cannot reach the others for a moment says so.
+        while reason == "Server unavailable" and time.monotonic() < deadline:
+            self.client.loop_stop()
+            time.sleep(0.1)
+            flags, reason = self.connect(role, port, persistent, will)
+        assert not reason.is_failure, reason
+        self.session_present = flags.session_present
+
+    def connect(self, role, port, persistent, will):
         options = {} if IS_V5 else {"clean_session": not persistent}
         self.client = mqtt.Client(
             mqtt.CallbackAPIVersion.VERSION2,
@@ -29,7 +42,7 @@ class Peer:
             reconnect_on_failure=False,
             **options,
         )
-        self.messages, connected, self.subscribed = queue.Queue(), queue.Queue(), queue.Queue()
+        connected = queue.Queue()
         self.client.on_connect = lambda _c, _u, flags, reason, _p: connected.put((flags, reason))
         self.client.on_message = lambda _c, _u, message: self.messages.put(message)
         self.client.on_subscribe = lambda _c, _u, _mid, reasons, _p: self.subscribed.put(reasons)
@@ -42,9 +55,7 @@ class Peer:
         else:
             self.client.connect("127.0.0.1", port)
         self.client.loop_start()
-        flags, reason = connected.get(timeout=PATIENCE_S)
-        assert not reason.is_failure, reason
-        self.session_present = flags.session_present
+        return connected.get(timeout=PATIENCE_S)
 
     def subscribe(self, topic_filter, qos):
         self.client.subscribe(topic_filter, qos=qos)

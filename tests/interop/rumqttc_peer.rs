@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use testkit::wait_until;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -93,6 +94,22 @@ impl Peer {
         address: SocketAddr,
         (client_id, options): (&str, Options),
     ) -> Self {
+        let mut connected = None;
+        // A node that cannot reach the others for a moment refuses.
+        wait_until("a CONNACK with success", PATIENCE, async || {
+            let mut peer = Self::start(module, address, (client_id, options.clone()));
+            let came = timeout(PATIENCE, peer.others.recv()).await;
+            if let Ok(Some(Came::Connected { session_present })) = came {
+                peer.session_present = session_present;
+                connected = Some(peer);
+            }
+            connected.is_some()
+        })
+        .await;
+        connected.expect("it was waited for")
+    }
+
+    fn start(module: Module, address: SocketAddr, identity: (&str, Options)) -> Self {
         let (messages_in, messages) = channel(WAITING_MAX);
         let (others_in, others) = channel(WAITING_MAX);
         let ears = Ears {
@@ -100,21 +117,16 @@ impl Peer {
             others: others_in,
         };
         let (client, task) = match module {
-            Module::V4 => start_v4(address, (client_id, options), ears),
-            Module::V5 => start_v5(address, (client_id, options), ears),
+            Module::V4 => start_v4(address, identity, ears),
+            Module::V5 => start_v5(address, identity, ears),
         };
-        let mut peer = Self {
+        Self {
             session_present: false,
             client,
             messages,
             others,
             task,
-        };
-        match peer.other().await {
-            Came::Connected { session_present } => peer.session_present = session_present,
-            other => panic!("{client_id}: {other:?} instead of CONNACK"),
         }
-        peer
     }
 
     async fn other(&mut self) -> Came {
