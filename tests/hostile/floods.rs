@@ -71,7 +71,10 @@ pub(crate) fn all(version: ProtocolVersion) -> impl Iterator<Item = (&'static st
 /// Where a flood goes, and in which version.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Aim {
+    /// One node's.
     pub(crate) address: SocketAddr,
+    /// The first node's and the last one's, for what concerns several.
+    pub(crate) ends: [SocketAddr; 2],
     pub(crate) version: ProtocolVersion,
 }
 
@@ -230,14 +233,15 @@ async fn unsubscribes(aim: Aim) -> Result<(), String> {
     Ok(())
 }
 
-/// In the end one connection lives, and all others were told why they ended [MQTT-3.1.4-3].
+/// At two nodes at once, where there are several. In the end one connection lives, and all others
+/// were told why they ended [MQTT-3.1.4-3].
 async fn takeovers(aim: Aim) -> Result<(), String> {
     let connect = aim.bytes("storm", "10 | s'MQTT' LEVEL 02 0000 {} ID");
     let mut tasks = JoinSet::new();
-    for _ in 0..CONNECTIONS {
+    for address in aim.ends.into_iter().cycle().take(CONNECTIONS) {
         let connect = connect.clone();
         tasks.spawn(async move {
-            let mut socket = Socket::open(aim.address, aim.version).await;
+            let mut socket = Socket::open(address, aim.version).await;
             socket.write(&connect).await;
             let first = socket.next(PATIENCE).await;
             (socket, first)

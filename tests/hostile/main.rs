@@ -114,8 +114,12 @@ async fn run_floods(cluster: &Cluster) -> Vec<String> {
         let mut healthy = Healthy::connect(&addresses, (&name, version), cluster.history()).await;
         for ((name, flood), node) in floods::all(version).zip(nodes.iter().cycle()) {
             let before = cluster.resident_bytes(*node);
-            let address = cluster.mqtt(*node);
-            let running = tokio::spawn(flood.run(Aim { address, version }));
+            let aim = Aim {
+                address: cluster.mqtt(*node),
+                ends: [addresses[0], addresses[addresses.len() - 1]],
+                version,
+            };
+            let running = tokio::spawn(flood.run(aim));
             while !running.is_finished() {
                 let started = Instant::now();
                 wrong.extend(healthy.check().await.err());
