@@ -32,6 +32,7 @@ has_libclang() {
 has_certificates() { [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -d /etc/pki ] || [ -n "${SSL_CERT_FILE:-}" ]; }
 # Debian puts it where only root's search path looks.
 has_mosquitto() { [ -x /usr/sbin/mosquitto ] || command -v mosquitto; }
+has_paho_c() { echo '#include <MQTTClient.h>' | gcc -fsyntax-only -x c -; }
 makes_venvs() { python3 -c 'import ensurepip, venv'; }
 
 need "a C++20 compiler (g++ 11 or newer), for RocksDB" g++ compiles_cpp20
@@ -42,8 +43,11 @@ need "curl" curl has curl
 need "certificates of the usual authorities" ca-certificates has_certificates
 need "mosquitto_pub and mosquitto_sub, to try the broker" mosquitto-clients has mosquitto_sub
 if [ "$purpose" = test ]; then
-    need "a C compiler, for the disk fault shim" gcc compiles_c
-    need "Python 3 with venv, for the paho client" python3-venv makes_venvs
+    need "a C compiler, for the disk fault shim and a client" gcc compiles_c
+    need "the Eclipse Paho C client" libpaho-mqtt-dev has_paho_c
+    need "Python 3 with venv, for the clients paho-mqtt and aiomqtt" python3-venv makes_venvs
+    need "Node.js, for the client mqtt.js" nodejs has node
+    need "npm, to install mqtt.js" npm has npm
     need "ip, for tests with network namespaces" iproute2 has ip
 fi
 if [ "$purpose" = bench ]; then

@@ -10,6 +10,11 @@ if HOLDFAST_PYTHON="$(scripts/python.sh)"; then
 else
     echo "test: there is no Python with paho-mqtt; the tests that need it will be skipped" >&2
 fi
+if HOLDFAST_NODE_MODULES="$(scripts/interop_node.sh)"; then
+    export HOLDFAST_NODE_MODULES
+else
+    echo "test: there is no Node.js with mqtt.js; the test that needs it will be skipped" >&2
+fi
 
 output="$(mktemp)"
 trap 'rm -f "$output"' EXIT

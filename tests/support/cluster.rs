@@ -58,8 +58,12 @@ pub struct ClusterOptions {
     pub auth: &'static str,
     /// Log entries after which a shard's log is cut off.
     pub snapshot_after: u64,
+    /// Lines of the section `[auth]`.
+    pub auth: &'static str,
     /// Nothing else may run beside it: for tests that measure time.
     pub alone: bool,
+    /// Many tests use it, and it takes no turn: whoever starts it limits how many there are.
+    pub shared: bool,
     /// Nodes start with the fsync shim.
     pub shim: bool,
     /// Nodes reach each other through proxies, so that links can be cut.
@@ -82,7 +86,9 @@ impl ClusterOptions {
             limits: "",
             auth: "anonymous = \"loopback\"",
             snapshot_after: 100_000,
+            auth: "anonymous = \"loopback\"",
             alone: false,
+            shared: false,
             shim: false,
             proxied: false,
             target: "process",
@@ -100,7 +106,7 @@ pub struct Cluster {
     history: History,
     random: Random,
     directory: TempDir,
-    _permit: SemaphorePermit<'static>,
+    _permit: Option<SemaphorePermit<'static>>,
 }
 
 impl Cluster {
@@ -109,11 +115,13 @@ impl Cluster {
     /// # Panics
     /// When a node can't be started or does not become ready.
     pub async fn start(name: &'static str, options: ClusterOptions) -> Self {
-        let permits = if options.alone { CLUSTERS_MAX } else { 1 };
-        let permit = CLUSTERS
-            .acquire_many(permits)
-            .await
-            .expect("the semaphore is never closed");
+        let permit = if options.shared {
+            None
+        } else {
+            let permits = if options.alone { CLUSTERS_MAX } else { 1 };
+            let permit = CLUSTERS.acquire_many(permits).await;
+            Some(permit.expect("the semaphore is never closed"))
+        };
         let directory = tempfile::Builder::new().prefix("holdfast-test-").tempdir();
         let directory = directory.expect("the temporary directory is writable");
         let ids = 1..=options.nodes;
@@ -468,6 +476,12 @@ impl Cluster {
     #[must_use]
     pub fn node_log(&self, id: NodeId) -> String {
         tail(&self.node(id).options.log, LOG_LINES_MAX)
+    }
+
+    /// A node's log, from its first start on.
+    #[must_use]
+    pub fn log_file(&self, id: NodeId) -> &Path {
+        &self.node(id).options.log
     }
 
     fn signal(&mut self, id: NodeId, signal: Signal) {

@@ -15,7 +15,7 @@
 //!
 //! An action (`>` or `!`) and the lines received before the next action form a turn. Within a turn
 //! the order counts per actor. After a `PUBLISH` without `id=` the driver carries out the publisher's
-//! whole handshake and shows none of it.
+//! whole handshake and shows none of it. A line may be for one version only: `[5.0] a< …`.
 
 use std::fmt;
 
@@ -31,6 +31,8 @@ pub struct Script {
 pub struct Step {
     /// Line number, from 1.
     pub line: usize,
+    /// The version that it is for, if only for one: `3.1`, `3.1.1` or `5.0`.
+    pub version: Option<String>,
     /// Who.
     pub actor: String,
     /// What was sent, received, or happens.
@@ -90,11 +92,29 @@ impl Script {
         Ok(Self { lines })
     }
 
-    /// The turns in order.
+    /// The turns in order, for any version.
     #[must_use]
     pub fn turns(&self) -> Vec<Turn<'_>> {
-        let mut turns: Vec<Turn<'_>> = Vec::new();
-        for line in &self.lines {
+        Self::turns_of(self.lines.iter())
+    }
+
+    /// The turns in order, without the lines for other versions. What is for 3.1.1 is for 3.1 too.
+    #[must_use]
+    pub fn turns_for(&self, version: &str) -> Vec<Turn<'_>> {
+        let is_for = |step: &Step| match step.version.as_deref() {
+            None => true,
+            Some("3.1.1") => version != "5.0",
+            Some(other) => other == version,
+        };
+        Self::turns_of(self.lines.iter().filter(|line| match line {
+            Line::Text(_) => false,
+            Line::Send(step) | Line::Event(step) | Line::Receive(step) => is_for(step),
+        }))
+    }
+
+    fn turns_of<'a>(lines: impl Iterator<Item = &'a Line>) -> Vec<Turn<'a>> {
+        let mut turns: Vec<Turn<'a>> = Vec::new();
+        for line in lines {
             match line {
                 Line::Text(_) => {}
                 Line::Receive(step) => {
@@ -210,6 +230,21 @@ impl PacketLine {
         self.word(format!("\"{payload}\""))
     }
 
+    /// The words after the name.
+    #[must_use]
+    pub fn words(&self) -> &[String] {
+        &self.words
+    }
+
+    /// The same name with other words.
+    #[must_use]
+    pub fn with_words(&self, words: Vec<String>) -> Self {
+        Self {
+            name: self.name.clone(),
+            words,
+        }
+    }
+
     /// The `n`th word (from 0) that is neither quoted nor `key=value`.
     #[must_use]
     pub fn positional(&self, n: usize) -> Option<&str> {
@@ -285,6 +320,7 @@ impl Line {
         if trimmed.is_empty() || trimmed.starts_with('#') {
             return Ok(Self::Text(text.to_owned()));
         }
+        let (version, trimmed) = split_version(trimmed)?;
         let mark = trimmed
             .find(['>', '<', '!'])
             .ok_or("an actor with >, < or ! is missing")?;
@@ -295,6 +331,7 @@ impl Line {
         }
         let step = Step {
             line: number,
+            version,
             actor: actor.to_owned(),
             packet: PacketLine::parse(rest)?,
         };
@@ -306,19 +343,35 @@ impl Line {
     }
 }
 
-/// Words at blanks; a quoted word keeps its quotes and may hold blanks.
+/// The version of `[5.0] rest`, and the rest.
+fn split_version(text: &str) -> Result<(Option<String>, &str), String> {
+    let Some(tagged) = text.strip_prefix('[') else {
+        return Ok((None, text));
+    };
+    let (version, rest) = tagged.split_once(']').ok_or("a ] is missing")?;
+    if !["3.1", "3.1.1", "5.0"].contains(&version) {
+        return Err(format!("{version:?} is no version"));
+    }
+    Ok((Some(version.to_owned()), rest.trim_start()))
+}
+
+/// Words at blanks; what is quoted, as a word or in one, keeps its quotes and may hold blanks.
 fn split_words(text: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
-    let mut rest = text.trim_start();
-    while !rest.is_empty() {
-        let end = match rest.strip_prefix('"') {
-            Some(quoted) => 2 + quoted.find('"').ok_or("a quote is not closed")?,
-            None => rest.find(' ').unwrap_or(rest.len()),
-        };
-        let (word, tail) = rest.split_at(end);
-        words.push(word.to_owned());
-        rest = tail.trim_start();
+    let mut word = String::new();
+    let mut is_quoted = false;
+    for c in text.chars() {
+        is_quoted ^= c == '"';
+        if c == ' ' && !is_quoted {
+            words.extend(Some(std::mem::take(&mut word)).filter(|word| !word.is_empty()));
+        } else {
+            word.push(c);
+        }
     }
+    if is_quoted {
+        return Err("a quote is not closed".to_owned());
+    }
+    words.extend(Some(word).filter(|word| !word.is_empty()));
     Ok(words)
 }
 
@@ -330,6 +383,9 @@ impl fmt::Display for Line {
             Self::Event(step) => ('!', step),
             Self::Receive(step) => ('<', step),
         };
+        if let Some(version) = &step.version {
+            write!(f, "[{version}] ")?;
+        }
         write!(f, "{}{mark} {}", step.actor, step.packet)
     }
 }

@@ -1,0 +1,42 @@
+//! Rows that the broker does not answer as it should, each until it is repaired. A row that is listed
+//! here and succeeds fails the test: it must be taken off the list.
+
+use std::collections::BTreeSet;
+
+use codec::ProtocolVersion;
+use testkit::report;
+
+/// Version, row.
+const KNOWN: &[(ProtocolVersion, &str)] = &[
+    // Every byte counts as a sign of life, not only a whole packet.
+    (ProtocolVersion::V311, "a PUBLISH, one byte at a time"),
+    (ProtocolVersion::V5, "a PUBLISH, one byte at a time"),
+];
+
+/// What the test is to complain about, given a row's own complaint.
+pub(crate) fn judge(
+    version: ProtocolVersion,
+    name: &str,
+    complaint: Option<String>,
+) -> Option<String> {
+    match (KNOWN.contains(&(version, name)), complaint) {
+        (false, complaint) => complaint,
+        (true, Some(complaint)) => {
+            report(&format!("known: {complaint}"));
+            None
+        }
+        (true, None) => Some(format!(
+            "{version:?} {name}: is right now, take it off the list in tests/hostile/known.rs"
+        )),
+    }
+}
+
+/// Each entry of the list is a row.
+pub(crate) fn assert_named(version: ProtocolVersion, names: &BTreeSet<&str>) {
+    for (_, name) in KNOWN.iter().filter(|(of, _)| *of == version) {
+        assert!(
+            names.contains(name),
+            "{version:?}: there is no row {name:?}"
+        );
+    }
+}
