@@ -54,8 +54,6 @@ pub struct ClusterOptions {
     pub inflight_max: u16,
     /// Further lines of the section `[limits]`; sections of their own may follow.
     pub limits: &'static str,
-    /// The lines of the section `[auth]`.
-    pub auth: &'static str,
     /// Log entries after which a shard's log is cut off.
     pub snapshot_after: u64,
     /// Lines of the section `[auth]`.
@@ -84,7 +82,6 @@ impl ClusterOptions {
             shards: 4,
             inflight_max: 100,
             limits: "",
-            auth: "anonymous = \"loopback\"",
             snapshot_after: 100_000,
             auth: "anonymous = \"loopback\"",
             alone: false,
