@@ -317,7 +317,10 @@ async fn payloads_are_held_against_their_format_where_that_is_asked_for() {
             ReasonCode::PayloadFormatInvalid
         );
         // The packet id is free again [MQTT-4.3.3-4], and nothing of the bad ones was delivered.
+        let (mut witness, _) = connect(&cluster, transient("witness", V5)).await;
+        witness.subscribe("elsewhere", Qos::AtMostOnce).await;
         client.publish_qos2(1, "elsewhere", "").await;
+        witness.expect_publish().await;
         client
             .send(&publish(Qos::AtMostOnce, "ä".as_bytes(), text))
             .await;
@@ -498,8 +501,17 @@ async fn a_paused_client_is_served() {
     let name = "a_paused_client_is_served";
     let cluster = node(name, "publish_rate = 1").await;
     for version in VERSIONS {
-        let (mut paused, _) = connect(&cluster, transient("paused", version)).await;
+        let asked = Connect {
+            keep_alive_s: 1,
+            ..transient("paused", version)
+        };
+        let (mut paused, _) = connect(&cluster, asked).await;
         paused.subscribe("to/paused", Qos::AtMostOnce).await;
+        // What is no PUBLISH waits for none.
+        paused.send(&publish(Qos::AtMostOnce, b"x", None)).await;
+        let began = Instant::now();
+        paused.ping_barrier().await;
+        assert!(began.elapsed() < Duration::from_millis(700));
         for _ in 0..4 {
             paused.send(&publish(Qos::AtMostOnce, b"x", None)).await;
         }
@@ -510,6 +522,8 @@ async fn a_paused_client_is_served() {
             .await;
         assert_eq!(paused.expect_publish().await.payload, "now");
         assert!(began.elapsed() < Duration::from_secs(2));
+        // Some three seconds in which nothing is read or written end no keep alive.
+        paused.ping_barrier().await;
     }
 }
 
