@@ -317,7 +317,10 @@ async fn payloads_are_held_against_their_format_where_that_is_asked_for() {
             ReasonCode::PayloadFormatInvalid
         );
         // The packet id is free again [MQTT-4.3.3-4], and nothing of the bad ones was delivered.
+        let (mut witness, _) = connect(&cluster, transient("witness", V5)).await;
+        witness.subscribe("elsewhere", Qos::AtMostOnce).await;
         client.publish_qos2(1, "elsewhere", "").await;
+        witness.expect_publish().await;
         client
             .send(&publish(Qos::AtMostOnce, "ä".as_bytes(), text))
             .await;
@@ -498,8 +501,17 @@ async fn a_paused_client_is_served() {
     let name = "a_paused_client_is_served";
     let cluster = node(name, "publish_rate = 1").await;
     for version in VERSIONS {
-        let (mut paused, _) = connect(&cluster, transient("paused", version)).await;
+        let asked = Connect {
+            keep_alive_s: 1,
+            ..transient("paused", version)
+        };
+        let (mut paused, _) = connect(&cluster, asked).await;
         paused.subscribe("to/paused", Qos::AtMostOnce).await;
+        // What is no PUBLISH waits for none.
+        paused.send(&publish(Qos::AtMostOnce, b"x", None)).await;
+        let began = Instant::now();
+        paused.ping_barrier().await;
+        assert!(began.elapsed() < Duration::from_millis(700));
         for _ in 0..4 {
             paused.send(&publish(Qos::AtMostOnce, b"x", None)).await;
         }
@@ -510,6 +522,8 @@ async fn a_paused_client_is_served() {
             .await;
         assert_eq!(paused.expect_publish().await.payload, "now");
         assert!(began.elapsed() < Duration::from_secs(2));
+        // Some three seconds in which nothing is read or written end no keep alive.
+        paused.ping_barrier().await;
     }
 }
 
@@ -595,4 +609,109 @@ async fn the_session_that_is_one_too_many_is_refused() {
         .metric(1, rejected, ("reason", "sessions_max"))
         .await;
     assert!(refused > 3.5, "{refused}");
+}
+
+const SMALL: &str = "[mqtt]\nmax_packet_size = \"1KiB\"\nreceive_maximum = 2\n\
+    topic_alias_maximum = 1\nretain_available = false\nshared_subscriptions = false\n\
+    max_topic_levels = 3\nmax_topic_length = 20\nsubscriptions_max = 2\n\
+    connect_timeout = \"1s\"\nkeep_alive_max = \"1s\"";
+
+/// A QoS 1 PUBLISH with something about it that is not allowed.
+fn bad_publish(change: impl FnOnce(&mut Publish)) -> Packet {
+    let Packet::Publish(mut publish) = publish(Qos::AtLeastOnce, b"", None) else {
+        unreachable!("it is one")
+    };
+    change(&mut publish);
+    Packet::Publish(publish)
+}
+
+fn topic(name: &str) -> Option<TopicName> {
+    Some(TopicName::try_from(name).unwrap())
+}
+
+/// [MQTT-3.2.2-14] [MQTT-3.2.2-15] [MQTT-3.2.2-17] [MQTT-3.3.4-7]
+#[tokio::test]
+async fn who_exceeds_what_it_was_told_is_closed_with_the_code_for_that() {
+    let name = "who_exceeds_what_it_was_told_is_closed_with_the_code_for_that";
+    let cluster = node(name, SMALL).await;
+    let large = Bytes::from(vec![b'x'; 1_100]);
+    let alias = std::num::NonZeroU16::new(2);
+    for version in VERSIONS {
+        let exactly_once = |id| {
+            bad_publish(|publish| {
+                publish.qos = Qos::ExactlyOnce;
+                publish.packet_id = codec::PacketId::new(id);
+            })
+        };
+        let large = bad_publish(|publish| publish.payload = large.clone());
+        let retained = bad_publish(|publish| publish.retain = true);
+        let deep = bad_publish(|publish| publish.topic = topic("a/b/c/d"));
+        let long = bad_publish(|publish| publish.topic = topic("abcdefghijklmnopqrstu"));
+        let aliased = bad_publish(|publish| publish.topic_alias = alias);
+        let many: Vec<Packet> = (1..=3).map(exactly_once).collect();
+        for (packets, expected, only_v5) in [
+            (vec![large], ReasonCode::PacketTooLarge, false),
+            (vec![retained], ReasonCode::RetainNotSupported, false),
+            (vec![deep], ReasonCode::TopicNameInvalid, false),
+            (vec![long], ReasonCode::TopicNameInvalid, false),
+            (vec![aliased], ReasonCode::TopicAliasInvalid, true),
+            (many, ReasonCode::ReceiveMaximumExceeded, true),
+            (Vec::new(), ReasonCode::KeepAliveTimeout, true),
+        ] {
+            if only_v5 && version != V5 {
+                continue;
+            }
+            let (mut client, _) = connect(&cluster, transient("c", version)).await;
+            for packet in packets {
+                client.send(&packet).await;
+            }
+            let told = ended(&mut client, version).await;
+            let expected = (version == V5).then_some(expected);
+            assert_eq!(code(told.as_ref()), expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_beyond_other_limits_is_refused_and_the_connection_goes_on() {
+    let name = "what_is_beyond_other_limits_is_refused_and_the_connection_goes_on";
+    let cluster = node(name, SMALL).await;
+    for version in VERSIONS {
+        let before_v5 = |code, old| if version == V5 { code } else { old };
+        let (mut client, _) = connect(&cluster, transient("c", version)).await;
+        client.subscribe("a", Qos::AtLeastOnce).await;
+        client.subscribe("b", Qos::AtLeastOnce).await;
+        for (filter, expected) in [
+            ("$share/g/a", ReasonCode::SharedSubscriptionsNotSupported),
+            ("a/b/c/d", ReasonCode::TopicFilterInvalid),
+            ("c", ReasonCode::QuotaExceeded),
+        ] {
+            let codes = suback(&mut client, filter, Qos::AtLeastOnce)
+                .await
+                .reason_codes;
+            let expected = before_v5(expected, ReasonCode::UnspecifiedError);
+            assert_eq!(codes, [expected], "{filter}");
+        }
+        // One that replaces another needs no room.
+        client.subscribe("b", Qos::AtMostOnce).await;
+        let mut retained = will(Qos::AtMostOnce, b"", None);
+        retained.message.retain = true;
+        let mut deep = will(Qos::AtMostOnce, b"", None);
+        deep.message.topic = topic("a/b/c/d").unwrap();
+        for (will, expected) in [
+            (retained, ReasonCode::RetainNotSupported),
+            (deep, ReasonCode::TopicNameInvalid),
+        ] {
+            let with_will = Connect {
+                will: Some(will),
+                ..transient("w", version)
+            };
+            let code = refused(&cluster, with_will).await.reason_code;
+            assert_eq!(code, before_v5(expected, ReasonCode::ServerUnavailable));
+        }
+        // Who sends no CONNECT is closed, without a packet [MQTT-3.14.0-1].
+        let opened = Client::open(cluster.mqtt(1), "mute", version, cluster.history()).await;
+        assert!(opened.unwrap().expect_closed(IN_TIME).await.is_empty());
+    }
+    assert!(counted(&cluster, "connections_rejected", "connect_timeout").await > 1.5);
 }
