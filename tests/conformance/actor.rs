@@ -190,6 +190,7 @@ impl Actor {
             self.received.push(Received {
                 line: PacketLine::new("SILENCE").quoted("no PINGRESP came"),
                 bytes: Vec::new(),
+                topic: None,
             });
         }
     }

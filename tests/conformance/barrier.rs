@@ -1,8 +1,9 @@
 //! Proof that what a node began has happened everywhere: a message that follows it through every
 //! shard to every node.
 //!
-//! On each node there is a subscriber in each shard. A message that is published at a node after
-//! something else passes the same queues, of shards and between nodes, behind it.
+//! On each node there is a subscriber in each shard, with a session that outlives its connection:
+//! what is for it goes through its shard's log. A message that is published at a node after something
+//! else passes the same queues, of shards and between nodes, behind it.
 
 use std::time::Duration;
 
@@ -48,7 +49,8 @@ impl Barrier {
             for shard in 0..cluster.shards() {
                 let name = format!("barrier-{node}-{shard}");
                 let id = client_id_in_shard(&name, shard, cluster.shards());
-                let options = ConnectOptions::transient(id, ProtocolVersion::V5);
+                let options = ConnectOptions::persistent(id, ProtocolVersion::V5);
+                let options = options.clean_start(true);
                 let mut client = Client::connect_any(&address, &options, &history).await;
                 client.subscribe(TOPIC, Qos::AtLeastOnce).await;
                 let (sender, seen) = watch::channel(vec![0; nodes.len()]);

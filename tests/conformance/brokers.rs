@@ -9,6 +9,7 @@ use tokio::sync::{Mutex as AsyncMutex, OnceCell, RwLock};
 
 use crate::barrier::Barrier;
 use crate::configurations::Configuration;
+use crate::files::root;
 use crate::killer::Killer;
 
 /// A broker that scripts share.
@@ -55,10 +56,12 @@ impl Brokers {
 /// Starts a broker.
 pub(crate) async fn start(configuration: &Configuration, nodes: u16) -> Cluster {
     let binary = env!("CARGO_BIN_EXE_holdfast");
+    let folder = root().join("tests/conformance");
+    let auth = configuration.auth;
     let options = ClusterOptions {
         nodes,
         limits: configuration.limits,
-        auth: configuration.auth,
+        auth: auth.replace("{conformance}", &folder.display().to_string()),
         shared: true,
         target: "conformance",
         ..ClusterOptions::new(binary)

@@ -21,12 +21,35 @@ const PLAIN: Configuration = Configuration {
 };
 
 /// All of them; the first is the default.
-pub(crate) const CONFIGURATIONS: [Configuration; 4] = [
+pub(crate) const CONFIGURATIONS: [Configuration; 7] = [
     PLAIN,
+    // The same, but nothing that other scripts retained is there.
+    Configuration {
+        name: "fresh",
+        ..PLAIN
+    },
     Configuration {
         name: "closed",
         auth: "anonymous = false",
         has_barrier: false,
+        ..PLAIN
+    },
+    // The user is "user", the password "pencil".
+    Configuration {
+        name: "scram",
+        auth: "anonymous = \"loopback\"\nscram_file = \"{conformance}/scram_file\"",
+        ..PLAIN
+    },
+    Configuration {
+        name: "small",
+        limits: "\
+queue_max_messages = 2
+retained_max_bytes = \"1KiB\"
+
+[mqtt]
+receive_maximum = 2
+subscriptions_max = 2
+",
         ..PLAIN
     },
     Configuration {
@@ -37,6 +60,7 @@ max_packet_size = \"1KiB\"
 keep_alive_max = \"2s\"
 session_expiry_max = \"2s\"
 topic_alias_maximum = 0
+receive_maximum = 2
 connect_timeout = \"2s\"
 ",
         has_barrier: false,
@@ -48,6 +72,8 @@ connect_timeout = \"2s\"
 [mqtt]
 retain_available = false
 shared_subscriptions = false
+wildcard_subscriptions = false
+max_qos = 1
 ",
         ..PLAIN
     },

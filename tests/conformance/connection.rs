@@ -1,5 +1,6 @@
 //! One network connection of an actor.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use testkit::lines::compare::Received;
 use testkit::lines::decode::Decoder;
 use testkit::lines::prefix::Prefix;
 use testkit::lines::wire::packet_length;
+use testkit::lines::words::Words;
 
 /// A broker that does not read for this long will not read.
 const WRITE_WITHIN: Duration = Duration::from_secs(5);
@@ -40,6 +42,9 @@ pub(crate) struct Connection {
     pub(crate) is_accepted: bool,
     /// Packets may not be longer.
     pub(crate) max_packet: Option<usize>,
+    /// The broker's topic aliases may not be greater.
+    pub(crate) alias_max: u64,
+    aliases: BTreeMap<u64, Vec<u8>>,
 }
 
 impl Connection {
@@ -63,6 +68,8 @@ impl Connection {
             sent_partly: Vec::new(),
             is_accepted: false,
             max_packet: None,
+            alias_max: 0,
+            aliases: BTreeMap::new(),
         })
     }
 
@@ -109,6 +116,7 @@ impl Connection {
                     return Some(Received {
                         line: PacketLine::new("CLOSED"),
                         bytes: Vec::new(),
+                        topic: None,
                     });
                 }
                 Ok(Ok(_)) => {}
@@ -136,16 +144,43 @@ impl Connection {
         };
         let bytes: Vec<u8> = self.read.drain(..length).collect();
         let too_long = self.max_packet.is_some_and(|max| bytes.len() > max);
+        let mut topic = None;
         let line = match line {
             Ok(_) if too_long => Err(format!("{} bytes are more than allowed", bytes.len())),
-            line => line,
+            Ok(line) => self.resolve(&line).map(|resolved| {
+                topic = resolved;
+                line
+            }),
+            Err(why) => Err(why),
         };
         let line = line.unwrap_or_else(|why| {
             PacketLine::new("MALFORMED")
                 .quoted(&why)
                 .word(format!("{bytes:02x?}"))
         });
-        Some(Received { line, bytes })
+        Some(Received { line, bytes, topic })
+    }
+
+    /// The topic that a PUBLISH does not name, by its alias.
+    fn resolve(&mut self, line: &PacketLine) -> Result<Option<Vec<u8>>, String> {
+        let (Some(alias), "PUBLISH") = (line.number("alias"), line.name.as_str()) else {
+            return Ok(None);
+        };
+        if alias == 0 || alias > self.alias_max {
+            return Err(format!("alias {alias} is not up to {}", self.alias_max));
+        }
+        let words = Words::of(line)?;
+        match words.get("topic").filter(|topic| !topic.is_empty()) {
+            Some(topic) => {
+                self.aliases.insert(alias, topic.to_vec());
+                Ok(None)
+            }
+            None => {
+                let topic = self.aliases.get(&alias);
+                let topic = topic.ok_or_else(|| format!("alias {alias} stands for nothing"))?;
+                Ok(Some(topic.clone()))
+            }
+        }
     }
 
     /// Closes our half.

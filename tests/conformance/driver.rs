@@ -5,7 +5,7 @@
 //! comes after all that was sent to it. Where effects reach others without being acknowledged to the
 //! actor, a message is sent through every shard behind them first ([`Barrier`](crate::barrier)).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use codec::ProtocolVersion;
@@ -57,13 +57,33 @@ impl<'a> Driver<'a> {
     pub(crate) async fn run(&mut self, script: &Script) -> Result<(), String> {
         let turns = script.turns_for(label(self.setting.version));
         self.set_scene(&turns);
-        for turn in &turns {
-            self.line = turn.action.line;
-            self.turn(turn).await.map_err(|why| self.located(why))?;
-        }
-        let end = self.end().await.map_err(|why| self.located(why));
+        let outcome = self.run_turns(&turns).await;
+        self.leave().await;
         self.traces.remove(&self.place).await;
-        end
+        outcome.map_err(|why| self.located(why))
+    }
+
+    /// All connections end, and what comes of that has come.
+    async fn leave(&mut self) {
+        for actor in self.actors.values_mut() {
+            // Whether the scenario passed is known already.
+            actor.close(PATIENCE).await.ok();
+        }
+        let nodes: BTreeSet<usize> = self.actors.values().map(|actor| actor.node).collect();
+        if self.traces.is_empty() {
+            return;
+        }
+        for node in nodes.iter().chain(&nodes) {
+            self.place.pass_barrier(*node).await.ok();
+        }
+    }
+
+    async fn run_turns(&mut self, turns: &[Turn<'_>]) -> Result<(), String> {
+        for turn in turns {
+            self.line = turn.action.line;
+            self.turn(turn).await?;
+        }
+        self.end().await
     }
 
     /// Actors in the order in which they appear, on different nodes.
@@ -111,6 +131,11 @@ impl<'a> Driver<'a> {
             if is_unacknowledged(turn.action) {
                 self.pass_barrier(&turn.action.actor).await?;
             }
+            if ends_connection(turn) {
+                // A node records that a connection ended once all that was under way on it is
+                // answered, so behind the first message.
+                self.pass_barrier(&turn.action.actor).await?;
+            }
             self.settle().await;
         }
         self.compare(&expected)
@@ -139,7 +164,7 @@ impl<'a> Driver<'a> {
             (_, "open") => self.open(name, packet).await.map(drop),
             (_, "drop") => self.actor(name)?.close(HANDSHAKE_WITHIN).await,
             (_, "reset") => self.actor(name)?.reset(),
-            (_, "failover") => self.fail_over(name).await,
+            (_, "failover") => self.fail_over(name, packet.has("everyone")).await,
             (_, "stall") => {
                 self.actor(name)?.is_stalled = true;
                 Ok(())
@@ -186,6 +211,7 @@ impl<'a> Driver<'a> {
         let max_packet = packet.number("max_packet");
         if let Some(connection) = &mut actor.connection {
             connection.max_packet = max_packet.and_then(|max| usize::try_from(max).ok());
+            connection.alias_max = packet.number("alias_max").unwrap_or(0);
         }
         actor.send(&packet).await
     }
@@ -229,7 +255,10 @@ impl<'a> Driver<'a> {
         if let Some(node) = node {
             self.actor(name)?.node = self.place.existing(node);
         }
-        let node = self.actor(name)?.node;
+        let node = self
+            .place
+            .living(self.actors.get(name).map_or(1, |actor| actor.node));
+        self.actor(name)?.node = node;
         let address = self.place.address(node);
         let connection = Connection::open(address, name, &self.setting).await?;
         let actor = self.actor(name)?;
@@ -240,8 +269,9 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// The connection is lost, in the kill form with its node; the session goes on elsewhere.
-    async fn fail_over(&mut self, name: &str) -> Result<(), String> {
+    /// The connection is lost, in the kill form with its node; the session goes on elsewhere. Where
+    /// others are connected, a node is killed only if `everyone` may lose the connection.
+    async fn fail_over(&mut self, name: &str, everyone: bool) -> Result<(), String> {
         self.pass_barrier(name).await?;
         let node = self.actor(name)?.node;
         let others: Vec<usize> = self
@@ -250,13 +280,16 @@ impl<'a> Driver<'a> {
             .filter(|actor| actor.name != name && actor.connection.is_some())
             .map(|actor| actor.node)
             .collect();
-        let is_killed = self.place.kill(node, &others).await;
+        let is_spared = others.contains(&node) && !everyone;
+        let is_killed = self.place.kill(node, is_spared).await;
         self.has_killed |= is_killed;
-        let actor = self.actor(name)?;
         if is_killed {
-            actor.lose();
+            for actor in self.actors.values_mut().filter(|one| one.node == node) {
+                actor.lose();
+            }
         } else {
-            actor.close(HANDSHAKE_WITHIN).await?;
+            self.actor(name)?.close(HANDSHAKE_WITHIN).await?;
+            self.pass_barrier(name).await?;
             self.pass_barrier(name).await?;
         }
         let next = self.place.elsewhere(node, &others);
@@ -378,6 +411,13 @@ fn is_unacknowledged(action: &Step) -> bool {
         "PUBLISH" => action.packet.has("q0") || action.packet.value("id").is_some(),
         _ => true,
     }
+}
+
+/// Whether a connection ends in it.
+fn ends_connection(turn: &Turn<'_>) -> bool {
+    let is_end = |name: &str| matches!(name, "drop" | "reset" | "DISCONNECT" | "CLOSED");
+    let mut expected = turn.expected.iter();
+    is_end(&turn.action.packet.name) || expected.any(|step| is_end(&step.packet.name))
 }
 
 /// The same CONNECT, for the session that is there.

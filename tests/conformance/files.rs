@@ -11,6 +11,8 @@ pub(crate) struct File {
     pub(crate) name: String,
     pub(crate) header: Header,
     pub(crate) script: Script,
+    /// As it is written.
+    pub(crate) text: String,
 }
 
 /// The repository.
@@ -47,6 +49,7 @@ fn read(folder: &Path, path: &Path) -> Result<File, String> {
         name: name.to_string_lossy().into_owned(),
         header,
         script: Script::parse(&text)?,
+        text,
     })
 }
 

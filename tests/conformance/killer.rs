@@ -10,7 +10,7 @@ use crate::barrier::Barrier;
 pub(crate) struct Killer {
     cluster: Cluster,
     barrier: Barrier,
-    is_whole: bool,
+    dead: Option<usize>,
 }
 
 impl Killer {
@@ -19,12 +19,17 @@ impl Killer {
         Self {
             cluster,
             barrier,
-            is_whole: true,
+            dead: None,
         }
     }
 
     pub(crate) fn cluster(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// Whether this node was killed and not started again.
+    pub(crate) fn is_dead(&self, node: usize) -> bool {
+        self.dead == Some(node)
     }
 
     pub(crate) fn barrier(&self) -> &Barrier {
@@ -40,16 +45,16 @@ impl Killer {
         self.make_whole().await;
         if let Ok(id) = NodeId::try_from(node) {
             self.cluster.kill(id);
-            self.is_whole = false;
+            self.dead = Some(node);
         }
     }
 
     /// All nodes run again.
     pub(crate) async fn make_whole(&mut self) {
-        if !self.is_whole {
+        if self.dead.is_some() {
             self.cluster.restart_all().await;
             self.barrier = Barrier::new(&self.cluster).await;
-            self.is_whole = true;
+            self.dead = None;
         }
     }
 }

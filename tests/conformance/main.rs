@@ -21,39 +21,90 @@ mod barrier;
 mod brokers;
 mod configurations;
 mod connection;
+mod document;
 mod driver;
 mod files;
+mod keep_alive;
 mod killer;
 mod place;
+mod registry;
 mod scenario;
 mod traces;
+mod workers;
 
 use std::sync::Arc;
 
 use codec::ProtocolVersion;
 use libtest_mimic::{Arguments, Failed, Trial};
+use testkit::coverage::of_script;
+use testkit::{Random, report, scale};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::brokers::Brokers;
 use crate::driver::VERSIONS;
+use crate::files::File;
+use crate::registry::Test;
 use crate::scenario::{Form, Scenario};
+use crate::workers::Workers;
 
 /// Scripts that run at once: most of the time they wait for an answer.
 const THREADS: usize = 8;
 
+/// Scripts of the kill form in `make test`: each takes seconds. `make test-full` runs all.
+const KILLS: usize = 20;
+
 fn main() {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads = arguments.test_threads.or(Some(THREADS));
+    let threads = arguments.test_threads.unwrap_or(THREADS);
+    arguments.test_threads = Some(threads);
     let runtime = Builder::new_multi_thread().enable_all().build();
-    let runtime = Arc::new(runtime.expect("there are threads"));
-    let brokers = Arc::new(Brokers::default());
+    let run = Run {
+        brokers: Arc::default(),
+        runtime: Arc::new(runtime.expect("there are threads")),
+        workers: Workers::new(threads),
+    };
     let (files, wrong) = files::read_all();
+    let files: Vec<Arc<File>> = files.into_iter().map(Arc::new).collect();
+    let tests = registry::all();
+    let is_whole_run = arguments.filter.is_none() && !arguments.list;
+    let scenarios = scenarios(&files, is_whole_run);
+    let mut trials = vec![
+        fact("every_script_can_be_read", move || {
+            if wrong.is_empty() {
+                Ok(())
+            } else {
+                Err(wrong.join("\n"))
+            }
+        }),
+        fact("the_document_is_up_to_date", {
+            let shown = document::shown(&files, &tests);
+            move || document::check(&shown)
+        }),
+    ];
+    trials.extend(rust_trials(&tests, &run));
+    let scripts = scenarios.into_iter();
+    trials.extend(scripts.map(|scenario| trial(scenario, &run)));
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    run.runtime.block_on(run.brokers.stop());
+    conclusion.exit();
+}
+
+/// What all tests of a run share.
+#[derive(Clone)]
+struct Run {
+    brokers: Arc<Brokers>,
+    runtime: Arc<Runtime>,
+    workers: Workers,
+}
+
+/// All scripts in all versions and forms; those that share a broker one after another.
+fn scenarios(files: &[Arc<File>], is_whole_run: bool) -> Vec<Scenario> {
     let mut scenarios = Vec::new();
-    for file in files.into_iter().map(Arc::new) {
+    for file in files {
         for version in VERSIONS {
             for form in [Form::Single, Form::Cluster, Form::Kill] {
                 scenarios.push(Scenario {
-                    file: Arc::clone(&file),
+                    file: Arc::clone(file),
                     version,
                     form,
                 });
@@ -61,24 +112,51 @@ fn main() {
         }
     }
     scenarios.retain(is_sensible);
-    scenarios.sort_by_key(|scenario| {
+    if is_whole_run {
+        sample_kills(&mut scenarios);
+    }
+    let is_kill = |scenario: &Scenario| scenario.form == Form::Kill;
+    let (kills, mut others): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(is_kill);
+    others.sort_by_key(|scenario| {
         let header = &scenario.file.header;
         (header.config.clone(), header.is_alone, scenario.form)
     });
-    let mut trials: Vec<Trial> = scenarios
-        .into_iter()
-        .map(|scenario| trial(scenario, &brokers, &runtime))
+    // Kills go on one by one while the others run.
+    let between = others.len().checked_div(kills.len()).unwrap_or(0).max(1);
+    let mut kills = kills.into_iter();
+    let mut mixed = Vec::new();
+    for chunk in others.chunks(between) {
+        mixed.extend(kills.next());
+        mixed.extend(chunk.iter().cloned());
+    }
+    mixed.extend(kills);
+    mixed
+}
+
+/// Keeps some of the kill form, by the seed.
+fn sample_kills(scenarios: &mut Vec<Scenario>) {
+    let is_kill = |scenario: &Scenario| scenario.form == Form::Kill;
+    let mut kills: Vec<String> = scenarios
+        .iter()
+        .filter(|scenario| is_kill(scenario))
+        .map(Scenario::name)
         .collect();
-    trials.push(Trial::test("every_script_can_be_read", move || {
-        if wrong.is_empty() {
-            Ok(())
-        } else {
-            Err(Failed::from(wrong.join("\n")))
-        }
-    }));
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    runtime.block_on(brokers.stop());
-    conclusion.exit();
+    if scale() > 1 || kills.len() <= KILLS {
+        return;
+    }
+    let mut random = Random::from_environment();
+    report(&format!(
+        "conformance: {KILLS} of {} scripts with kills, HOLDFAST_TEST_SEED={}",
+        kills.len(),
+        random.seed()
+    ));
+    let mut kept = Vec::new();
+    for _ in 0..KILLS {
+        let bound = u64::try_from(kills.len()).unwrap_or(1);
+        let index = usize::try_from(random.below(bound)).unwrap_or(0);
+        kept.push(kills.swap_remove(index));
+    }
+    scenarios.retain(|scenario| !is_kill(scenario) || kept.contains(&scenario.name()));
 }
 
 /// Whether a script is for this version and form.
@@ -88,26 +166,44 @@ fn is_sensible(scenario: &Scenario) -> bool {
         version,
         form,
     } = scenario;
-    let header = &file.header;
-    let only = header.only.as_ref().map(|(form, _)| form.as_str());
-    let turns = file.script.turns_for(label(*version));
-    let fails_over = turns
-        .iter()
-        .any(|turn| turn.action.packet.name == "failover");
-    header.ids.contains_key(label(*version))
-        && match form {
-            Form::Single => only != Some("cluster"),
-            Form::Cluster => only != Some("single"),
-            Form::Kill => fails_over && only != Some("single") && header.config.is_none(),
-        }
+    let shown = of_script(&file.name, &file.text);
+    file.header.ids.contains_key(label(*version))
+        && shown.is_ok_and(|shown| shown.forms.contains(&form.to_string().as_str()))
 }
 
-fn trial(scenario: Scenario, brokers: &Arc<Brokers>, runtime: &Arc<Runtime>) -> Trial {
-    let (brokers, runtime) = (Arc::clone(brokers), Arc::clone(runtime));
+/// A test that needs no broker.
+fn fact(name: &str, check: impl FnOnce() -> Result<(), String> + Send + 'static) -> Trial {
+    Trial::test(name, move || check().map_err(Failed::from))
+}
+
+/// The tests that are written in Rust.
+fn rust_trials(tests: &[Test], run: &Run) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for test in tests.iter().copied() {
+        for version in VERSIONS.into_iter().filter(|version| test.is_for(*version)) {
+            for form in [Form::Single, Form::Cluster] {
+                let Run {
+                    brokers,
+                    runtime,
+                    workers,
+                } = run.clone();
+                let job = move || runtime.block_on(test.run(version, form, &brokers));
+                let name = test.full_name(version, form);
+                trials.push(Trial::test(name, move || workers.run(job)));
+            }
+        }
+    }
+    trials
+}
+
+fn trial(scenario: Scenario, run: &Run) -> Trial {
+    let Run {
+        brokers,
+        runtime,
+        workers,
+    } = run.clone();
     Trial::test(scenario.name(), move || {
-        runtime
-            .block_on(scenario.run(&brokers))
-            .map_err(Failed::from)
+        workers.run(move || runtime.block_on(scenario.run(&brokers)))
     })
 }
 

@@ -52,6 +52,19 @@ impl Place<'_> {
         }
     }
 
+    /// This node, or the next one if it was killed.
+    pub(crate) fn living(&self, node: usize) -> usize {
+        let is_dead = self
+            .killer
+            .as_ref()
+            .is_some_and(|killer| killer.is_dead(node));
+        if is_dead {
+            self.elsewhere(node, &[])
+        } else {
+            node
+        }
+    }
+
     /// Where clients of a node connect.
     pub(crate) fn address(&self, node: usize) -> SocketAddr {
         let index = (node - 1) % self.addresses.len();
@@ -68,10 +81,10 @@ impl Place<'_> {
             .unwrap_or(node)
     }
 
-    /// Kills a node, in the kill form, unless others are connected to it.
-    pub(crate) async fn kill(&mut self, node: usize, others: &[usize]) -> bool {
+    /// Kills a node, in the kill form, unless it is to be spared.
+    pub(crate) async fn kill(&mut self, node: usize, is_spared: bool) -> bool {
         match &mut self.killer {
-            Some(killer) if !others.contains(&node) => {
+            Some(killer) if !is_spared => {
                 killer.kill(node).await;
                 true
             }
@@ -81,6 +94,13 @@ impl Place<'_> {
 
     /// Waits until everything that `node` began before has happened on all nodes.
     pub(crate) async fn pass_barrier(&self, node: usize) -> Result<(), String> {
+        if self
+            .killer
+            .as_ref()
+            .is_some_and(|killer| killer.is_dead(node))
+        {
+            return Ok(());
+        }
         let barrier = self.killer.as_ref().map(|killer| killer.barrier());
         match barrier.or(self.barrier) {
             Some(barrier) => barrier.pass(node).await,

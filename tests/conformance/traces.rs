@@ -51,11 +51,17 @@ impl Traces {
         Ok(())
     }
 
+    /// Whether it leaves nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.retained.is_empty() && self.sessions.is_empty()
+    }
+
     /// Removes it. Whatever fails here is found by those who meet it.
     pub(crate) async fn remove(&self, place: &Place<'_>) {
-        if self.retained.is_empty() && self.sessions.is_empty() {
+        if self.is_empty() {
             return;
         }
+        let address = place.address(place.living(1));
         let setting = Setting {
             version: ProtocolVersion::V5,
             prefix: Prefix::none(),
@@ -65,8 +71,7 @@ impl Traces {
         let ids = self.sessions.iter().filter(|id| !id.is_empty());
         for id in std::iter::once(own).chain(ids.map(|id| escaped(id))) {
             let mut actor = Actor::new("cleaner", 1, &setting);
-            let Ok(connection) = Connection::open(place.address(1), "cleaner", &setting).await
-            else {
+            let Ok(connection) = Connection::open(address, "cleaner", &setting).await else {
                 return;
             };
             actor.connection = Some(connection);

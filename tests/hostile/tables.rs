@@ -27,7 +27,9 @@ pub(crate) fn all(version: ProtocolVersion) -> Vec<Group> {
 pub(crate) async fn run(address: SocketAddr, group: &Group, healthy: &mut Healthy) -> Vec<String> {
     let mut wrong = Vec::new();
     for (number, row) in group.rows.iter().enumerate() {
-        let client_id = format!("{}-{number}", group.name.replace(' ', "-"));
+        // Both versions run at the same time.
+        let group_name = group.name.replace(' ', "-");
+        let client_id = format!("{:?}-{group_name}-{number}", row.version);
         let reaction = react(address, row, &client_id).await;
         wrong.extend(known::judge(
             row.version,

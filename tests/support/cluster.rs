@@ -57,7 +57,7 @@ pub struct ClusterOptions {
     /// Log entries after which a shard's log is cut off.
     pub snapshot_after: u64,
     /// Lines of the section `[auth]`.
-    pub auth: &'static str,
+    pub auth: String,
     /// Nothing else may run beside it: for tests that measure time.
     pub alone: bool,
     /// Many tests use it, and it takes no turn: whoever starts it limits how many there are.
@@ -83,7 +83,7 @@ impl ClusterOptions {
             inflight_max: 100,
             limits: "",
             snapshot_after: 100_000,
-            auth: "anonymous = \"loopback\"",
+            auth: "anonymous = \"loopback\"".to_owned(),
             alone: false,
             shared: false,
             shim: false,

@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn a_header_that_can_not_be_read_is_refused() {
         for text in [
-            "# 5.0: MQTT-1 and more\n# x",
+            "# 5.0: 1.5.4-1\n# x",
             "# 5.0:\n",
             "# only: kill - x\n# x",
             "# only: single\n# x",

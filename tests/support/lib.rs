@@ -16,6 +16,7 @@ pub mod checker;
 pub mod client;
 pub mod cluster;
 pub mod connect;
+pub mod coverage;
 pub mod header;
 pub mod history;
 pub mod http;

@@ -14,6 +14,7 @@
 mod arrows;
 mod banned;
 mod citations;
+mod coverage;
 mod decisions;
 mod hygiene;
 mod layout;
@@ -56,6 +57,11 @@ fn files_are_short_well_named_and_on_the_map() {
 #[test]
 fn every_cited_statement_of_the_standard_exists() {
     assert_none(&statements::check(&Repository::read()));
+}
+
+#[test]
+fn every_statement_of_the_standard_has_a_test() {
+    assert_none(&coverage::check(&Repository::read()));
 }
 
 #[test]

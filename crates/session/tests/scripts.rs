@@ -1,4 +1,5 @@
-//! Runs every `tests/scripts/*.txt` against sessions and a broker of a page.
+//! Runs every `tests/scripts/*.txt` against sessions and a broker of a page, and those of the whole
+//! system's conformance scripts that say `# pure`.
 //!
 //! `UPDATE=1 cargo test -p session --test scripts` rewrites the expectations; review the diff.
 
@@ -21,7 +22,7 @@ use std::fs;
 use std::path::Path;
 
 use broker::Broker;
-use script::Script;
+use script::{PacketLine, Script, Step};
 
 #[test]
 fn every_script_runs_as_written() {
@@ -35,6 +36,79 @@ fn every_script_runs_as_written() {
     assert!(!paths.is_empty(), "no script in {}", folder.display());
     let failures: Vec<String> = paths.iter().filter_map(|path| run(path)).collect();
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+}
+
+/// The scripts that are run over TCP too: there they are about more than sessions.
+#[test]
+fn every_pure_script_of_the_conformance_tests_runs_as_written() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/conformance/scripts");
+    let Ok(areas) = fs::read_dir(&folder) else {
+        // A copy of the pure crates alone has none.
+        return;
+    };
+    let mut paths: Vec<_> = areas
+        .flat_map(|area| fs::read_dir(area.unwrap().path()).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| is_pure(&fs::read_to_string(path).unwrap()))
+        .collect();
+    paths.sort();
+    assert!(!paths.is_empty(), "none in {} is pure", folder.display());
+    let failures: Vec<String> = paths.iter().filter_map(|path| run_shared(path)).collect();
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+}
+
+fn is_pure(text: &str) -> bool {
+    let mut head = text.lines().take_while(|line| line.starts_with('#'));
+    head.any(|line| line == "# pure")
+}
+
+/// Runs a conformance script as 5.0, where it says what the pure broker can say: it has no connections
+/// to close, and its CONNACK has no properties.
+fn run_shared(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_string_lossy().into_owned();
+    let text = fs::read_to_string(path).unwrap();
+    let script = Script::parse(&text).unwrap_or_else(|why| panic!("{name} {why}"));
+    let mut broker = Broker::new();
+    for mut turn in script.turns_for("5.0") {
+        let mut actual = broker.act(turn.is_send, turn.action);
+        turn.expected.retain(|step| step.packet.name != "CLOSED");
+        actual.retain(|(actor, _)| actor != "broker");
+        for (_, packet) in &mut actual {
+            *packet = in_order(packet);
+        }
+        let steps: Vec<Step> = turn.expected.iter().map(|step| as_pure(step)).collect();
+        turn.expected = steps.iter().collect();
+        if let Some(why) = turn.mismatch(&actual) {
+            return Some(format!("{name} {why}"));
+        }
+    }
+    None
+}
+
+/// What a line asks of the pure broker.
+fn as_pure(step: &Step) -> Step {
+    let mut packet = in_order(&step.packet);
+    if packet.name == "CONNACK" {
+        let words = packet.words().iter();
+        let words = words.filter(|word| word.starts_with("session_present="));
+        packet = packet.with_words(words.cloned().collect());
+    }
+    if packet.name == "UNSUBACK" {
+        let words = packet.words().iter();
+        let words = words.filter(|word| *word != "reason=0x00");
+        packet = packet.with_words(words.cloned().collect());
+    }
+    Step {
+        packet,
+        ..step.clone()
+    }
+}
+
+/// The order of words does not count.
+fn in_order(packet: &PacketLine) -> PacketLine {
+    let mut words = packet.words().to_vec();
+    words.sort();
+    packet.with_words(words)
 }
 
 /// Runs one file; the first mismatch as text.

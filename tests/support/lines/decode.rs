@@ -9,7 +9,9 @@ use crate::lines::words::{escaped, word};
 
 /// Decodes what the broker sends to one actor.
 pub struct Decoder<'a> {
+    /// The actor's protocol version.
     pub version: ProtocolVersion,
+    /// What names begin with on the wire.
     pub prefix: &'a Prefix,
 }
 

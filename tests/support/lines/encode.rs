@@ -9,7 +9,9 @@ use crate::lines::words::{Words, number, pair, text};
 
 /// Encodes lines of one script.
 pub struct Encoder<'a> {
+    /// The actor's protocol version.
     pub version: ProtocolVersion,
+    /// What names begin with on the wire.
     pub prefix: &'a Prefix,
 }
 

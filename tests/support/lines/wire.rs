@@ -4,23 +4,33 @@
 /// How a property's value is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// One byte.
     Byte,
+    /// Two bytes.
     Two,
+    /// Four bytes.
     Four,
     /// Four bytes, written as seconds.
     Seconds,
+    /// A variable byte integer.
     Varint,
+    /// A UTF-8 string.
     Text,
+    /// Binary data.
     Binary,
+    /// Two UTF-8 strings, written `name:value`.
     Pair,
 }
 
-/// A property: its word in scripts, its identifier, its encoding, and the packets in which a server
-/// may send it.
+/// A property.
 pub struct Property {
+    /// Its word in scripts.
     pub name: &'static str,
+    /// Its identifier.
     pub id: u8,
+    /// How its value is encoded.
     pub kind: Kind,
+    /// The packets in which a server may send it.
     from_server: &'static [&'static str],
 }
 
@@ -135,6 +145,9 @@ pub fn put_varint(out: &mut Vec<u8>, mut value: usize) {
 }
 
 /// A string or binary data: length and bytes.
+///
+/// # Errors
+/// When it is longer than 65,535 bytes.
 pub fn put_text(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), String> {
     let length = u16::try_from(bytes.len()).map_err(|_| "a string is longer than 65535 bytes")?;
     out.extend_from_slice(&length.to_be_bytes());
@@ -144,6 +157,9 @@ pub fn put_text(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), String> {
 
 /// Where the first packet of `bytes` ends: length of its fixed header, and of all of it. `None`: not
 /// all is there yet.
+///
+/// # Errors
+/// When Remaining Length is longer than needed.
 pub fn packet_length(bytes: &[u8]) -> Result<Option<(usize, usize)>, String> {
     let mut value = 0_usize;
     for (index, byte) in bytes.iter().skip(1).take(4).enumerate() {
@@ -166,10 +182,16 @@ pub fn packet_length(bytes: &[u8]) -> Result<Option<(usize, usize)>, String> {
 pub struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
+    /// Whether all has been read.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// The next bytes.
+    ///
+    /// # Errors
+    /// When there are not so many.
     pub fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
         let (taken, rest) = self
             .0
@@ -180,16 +202,27 @@ impl<'a> Reader<'a> {
     }
 
     /// An unsigned integer of `bytes` bytes.
+    ///
+    /// # Errors
+    /// When the packet ends before.
     pub fn number(&mut self, bytes: usize) -> Result<u32, String> {
         let taken = self.take(bytes)?.iter();
         Ok(taken.fold(0, |value, byte| value << 8 | u32::from(*byte)))
     }
 
+    /// Binary data.
+    ///
+    /// # Errors
+    /// When the packet ends before.
     pub fn binary(&mut self) -> Result<&'a [u8], String> {
         let length = usize::try_from(self.number(2)?).map_err(|error| error.to_string())?;
         self.take(length)
     }
 
+    /// A UTF-8 string.
+    ///
+    /// # Errors
+    /// When it is none, holds U+0000, or the packet ends before.
     pub fn text(&mut self) -> Result<&'a [u8], String> {
         let bytes = self.binary()?;
         match std::str::from_utf8(bytes) {
@@ -199,6 +232,10 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A variable byte integer.
+    ///
+    /// # Errors
+    /// When it is longer than needed, or the packet ends before.
     pub fn varint(&mut self) -> Result<u32, String> {
         let mut value = 0_u32;
         for index in 0..4 {

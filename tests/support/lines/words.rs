@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Odd bytes are written `\x00`, odd characters `\u{FEFF}`; `payload_bytes=300` is 300 times `x`, and
-//! the topic or filter `@65` has 65 levels.
+//! the topic or filter `@65` has 65 levels, `@65x` 65 times `x`.
 
 use crate::script::PacketLine;
 
@@ -82,9 +82,15 @@ pub fn pair(word: &str) -> Result<Pair, String> {
     }
 }
 
-/// `5`, `0x10`, `60s` or `never`.
+/// `5`, `0x10`, `60s` or `never`; a flag is 1.
+///
+/// # Errors
+/// When it is none of these.
 pub fn number(value: &[u8]) -> Result<u32, String> {
     let text = String::from_utf8_lossy(value);
+    if text.is_empty() {
+        return Ok(1);
+    }
     let number = match text.strip_prefix("0x") {
         Some(digits) => u32::from_str_radix(digits, 16).ok(),
         None if text == "never" => Some(u32::MAX),
@@ -98,9 +104,14 @@ pub fn text(word: &str) -> Result<Vec<u8>, String> {
     let quoted = word
         .strip_prefix('"')
         .and_then(|rest| rest.strip_suffix('"'));
-    if let (None, Some(levels)) = (quoted, word.strip_prefix('@')) {
-        let levels: usize = levels.parse().map_err(|_| format!("{word}: no number"))?;
-        return Ok(vec!["l"; levels].join("/").into_bytes());
+    if let (None, Some(count)) = (quoted, word.strip_prefix('@')) {
+        let letters = count.strip_suffix('x');
+        let count = letters.unwrap_or(count).parse();
+        let count: usize = count.map_err(|_| format!("{word}: no number"))?;
+        return Ok(match letters {
+            Some(_) => vec![b'x'; count],
+            None => vec!["l"; count].join("/").into_bytes(),
+        });
     }
     unescaped(quoted.unwrap_or(word))
 }

@@ -27,6 +27,8 @@ pub(crate) struct Broker {
     /// Actor → its connection.
     connections: BTreeMap<String, Connection>,
     received: Vec<Received>,
+    /// Actor → how it connected last.
+    connects: BTreeMap<String, PacketLine>,
 }
 
 struct Connection {
@@ -45,6 +47,7 @@ impl Broker {
             sessions: BTreeMap::new(),
             connections: BTreeMap::new(),
             received: Vec::new(),
+            connects: BTreeMap::new(),
         }
     }
 
@@ -98,13 +101,25 @@ impl Broker {
             ("broker", "wait") => self.wait(parse_seconds(event.positional(0).unwrap()).unwrap()),
             ("broker", name) => panic!("no such event: {name}"),
             (_, "drop") => self.close(actor, None),
+            (_, "failover") => self.fail_over(actor),
             (_, "exchange") => self.exchange(actor, event),
             (_, name) => panic!("no such event: {name}"),
         }
     }
 
+    /// The connection is lost, and the client comes back for its session.
+    fn fail_over(&mut self, actor: &str) {
+        self.close(actor, None);
+        let connect = self.connects[actor].clone();
+        let words = connect.words().iter();
+        let words = words.filter(|word| !word.starts_with("clean_start="));
+        let resuming = connect.with_words(words.cloned().collect());
+        self.on_connect(actor, &resuming.with("clean_start", 0));
+    }
+
     /// CONNECT: a take-over, then Clean Start, then CONNACK, then what is in flight, then new messages.
     fn on_connect(&mut self, actor: &str, packet: &PacketLine) {
+        self.connects.insert(actor.to_owned(), packet.clone());
         let client_id = packet.value("client_id").unwrap_or(actor).to_owned();
         let holder = self.holder(&client_id);
         if let Some(former) = holder {
