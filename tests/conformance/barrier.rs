@@ -5,6 +5,7 @@
 //! what is for it goes through its shard's log. A message that is published at a node after something
 //! else passes the same queues, of shards and between nodes, behind it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use codec::{Packet, ProtocolVersion, Qos};
@@ -14,7 +15,8 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-const TOPIC: &str = "conformance/barrier";
+/// A subscription to everything does not get what begins with `$`.
+const TOPIC: &str = "$conformance/barrier";
 /// Longer than any election.
 const PASSED_WITHIN: Duration = Duration::from_secs(40);
 /// How long a subscriber reads at a time.
@@ -23,12 +25,17 @@ const READ_FOR: Duration = Duration::from_secs(600);
 /// Publishers on each node, subscribers on each node in each shard.
 pub(crate) struct Barrier {
     publishers: Vec<Mutex<Publisher>>,
+    /// Calls so far, by node: those that come while a message is on its way share the next one.
+    calls: Vec<AtomicU64>,
     subscribers: Vec<Subscriber>,
 }
 
 struct Publisher {
     client: Client,
+    /// Messages published.
     count: u64,
+    /// Calls that the last one is for.
+    covered: u64,
 }
 
 struct Subscriber {
@@ -60,9 +67,14 @@ impl Barrier {
             let id = format!("barrier-publisher-{node}");
             let options = ConnectOptions::transient(id, ProtocolVersion::V5);
             let client = Client::connect_any(&address, &options, &history).await;
-            publishers.push(Mutex::new(Publisher { client, count: 0 }));
+            publishers.push(Mutex::new(Publisher {
+                client,
+                count: 0,
+                covered: 0,
+            }));
         }
         Self {
+            calls: publishers.iter().map(|_| AtomicU64::new(0)).collect(),
             publishers,
             subscribers,
         }
@@ -78,20 +90,31 @@ impl Barrier {
     async fn publish_and_wait(&self, node: usize) -> Result<(), String> {
         let index = node - 1;
         let publisher = self.publishers.get(index).ok_or("no such node")?;
+        let call = self.calls[index].fetch_add(1, Ordering::SeqCst) + 1;
         let count = {
             let mut publisher = publisher.lock().await;
-            publisher.count += 1;
-            let count = publisher.count;
-            let id = u16::try_from(count % 60_000 + 1).map_err(|error| error.to_string())?;
-            let payload = format!("{index} {count}");
-            publisher.client.publish_qos1(id, TOPIC, &payload).await;
-            count
+            if publisher.covered < call {
+                publisher.covered = self.calls[index].load(Ordering::SeqCst);
+                publisher.publish(index).await?;
+            }
+            publisher.count
         };
         for subscriber in &self.subscribers {
             let mut seen = subscriber.seen.clone();
             // One whose node was killed has nothing to wait for.
             drop(seen.wait_for(|seen| seen[index] >= count).await);
         }
+        Ok(())
+    }
+}
+
+impl Publisher {
+    async fn publish(&mut self, index: usize) -> Result<(), String> {
+        self.count += 1;
+        let count = self.count;
+        let id = u16::try_from(count % 60_000 + 1).map_err(|error| error.to_string())?;
+        let payload = format!("{index} {count}");
+        self.client.publish_qos1(id, TOPIC, &payload).await;
         Ok(())
     }
 }

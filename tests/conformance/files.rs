@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use testkit::header::Header;
-use testkit::script::Script;
+use testkit::script::{Script, Step, parse_seconds};
+
+/// In a scenario of sessions time costs nothing; here it passes.
+const WAIT_MAX_S: u32 = 3;
 
 /// One script.
 pub(crate) struct File {
@@ -35,7 +38,40 @@ pub(crate) fn read_all() -> (Vec<File>, Vec<String>) {
             Err(why) => wrong.push(format!("{}: {why}", path.display())),
         }
     }
+    files.extend(of_sessions());
     (files, wrong)
+}
+
+/// The scenarios of the crate `session`, as far as a client over TCP can play them: as 5.0.
+fn of_sessions() -> Vec<File> {
+    let paths = entries(&root().join("crates/session/tests/scripts"));
+    paths.iter().filter_map(|path| of_session(path)).collect()
+}
+
+fn of_session(path: &Path) -> Option<File> {
+    if path.extension()? != "txt" {
+        return None;
+    }
+    let text = std::fs::read_to_string(path).ok()?;
+    let script = Script::parse(&text).ok()?;
+    let takes_long = |step: &Step| {
+        let seconds = step.packet.positional(0).and_then(parse_seconds);
+        step.packet.name == "wait" && seconds.is_none_or(|seconds| seconds > WAIT_MAX_S)
+    };
+    if script.turns().iter().any(|turn| takes_long(turn.action)) {
+        return None;
+    }
+    let name = path.file_stem()?.to_string_lossy();
+    Some(File {
+        name: format!("session/tests/scripts/{name}"),
+        header: Header {
+            ids: [("5.0", Vec::new())].into(),
+            is_alone: text.contains("SUBSCRIBE #"),
+            ..Header::default()
+        },
+        script,
+        text,
+    })
 }
 
 fn read(folder: &Path, path: &Path) -> Result<File, String> {

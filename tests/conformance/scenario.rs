@@ -89,8 +89,7 @@ impl Scenario {
         let setting = self.setting();
         let place = Place {
             addresses: shared.addresses.clone(),
-            // Its messages would be received by a subscription to everything.
-            barrier: shared.barrier.as_ref().filter(|_| !is_alone),
+            barrier: shared.barrier.as_ref(),
             killer: None,
         };
         self.drive(place, &setting)

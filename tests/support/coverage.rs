@@ -21,6 +21,9 @@ const AWAITED: [(&str, &str); 6] = [
     ("5.0: MQTT-6.0.0-4", "there is no WebSocket listener yet"),
 ];
 
+/// Statements that are shown by tests of another kind: which file.
+const ELSEWHERE: [(&str, &str); 1] = [("5.0: MQTT-4.12.1-2", "tests/process/authentication.rs")];
+
 /// A row of a list.
 #[derive(Clone, Debug)]
 pub struct Statement {
@@ -155,9 +158,14 @@ fn list_of(label: &str) -> &str {
     if label == "5.0" { "5.0" } else { "3.1.1" }
 }
 
-/// Statements without test, tests with unknown statements, names given twice.
+/// Statements without test, tests with unknown statements, names given twice. `cites`: whether a file
+/// names a statement.
 #[must_use]
-pub fn violations(lists: &[(&str, Vec<Statement>)], shown: &[Shown]) -> Vec<String> {
+pub fn violations(
+    lists: &[(&str, Vec<Statement>)],
+    shown: &[Shown],
+    cites: impl Fn(&str, &str) -> bool,
+) -> Vec<String> {
     let mut violations = Vec::new();
     let mut names = BTreeSet::new();
     for test in shown {
@@ -184,6 +192,8 @@ pub fn violations(lists: &[(&str, Vec<Statement>)], shown: &[Shown]) -> Vec<Stri
             if is_awaited && has_test {
                 violations.push(format!("{key} has a test and is awaited no more"));
             }
+            let mut elsewhere = ELSEWHERE.iter().filter(|(other, _)| *other == key);
+            let has_test = has_test || elsewhere.any(|(_, path)| cites(path, id));
             if !is_awaited && !has_test && statement.unobservable().is_none() {
                 violations.push(format!("{key} has no test: {}", statement.requirement));
             }
@@ -245,6 +255,11 @@ fn section(version: &str, list: &[Statement], shown: &[Shown]) -> String {
         let forms: BTreeSet<&str> = tests.iter().flat_map(|test| test.forms.clone()).collect();
         let key = format!("{version}: {id}");
         let awaited = AWAITED.iter().find(|(awaited, _)| *awaited == key);
+        let elsewhere = ELSEWHERE.iter().find(|(other, _)| *other == key);
+        let names = match elsewhere {
+            Some((_, path)) if names.is_empty() => vec![format!("`{path}`")],
+            _ => names,
+        };
         let names = match (names.as_slice(), statement.unobservable(), awaited) {
             ([], Some(why), _) => format!("none: {}", cell(why)),
             ([], None, Some((_, why))) => format!("none: {why}"),
@@ -306,16 +321,16 @@ mod tests {
     #[test]
     fn what_is_shown_is_no_violation() {
         assert_eq!(
-            violations(&lists(), &[test("a/x", "@1-1")]),
+            violations(&lists(), &[test("a/x", "@1-1")], |_, _| false),
             Vec::<String>::new()
         );
     }
 
     #[test]
     fn what_is_missing_unknown_or_double_is_one() {
-        assert_eq!(violations(&lists(), &[]).len(), 1);
+        assert_eq!(violations(&lists(), &[], |_, _| false).len(), 1);
         let shown = [test("a/x", "@1-1"), test("b/x", "@1-9")];
-        let found = violations(&lists(), &shown);
+        let found = violations(&lists(), &shown, |_, _| false);
         assert_eq!(found.len(), 2, "{found:?}");
     }
 

@@ -35,7 +35,11 @@ pub(crate) fn check(repository: &Repository) -> Vec<String> {
             found.push(format!("no statements of {version}"));
         }
     }
-    found.extend(violations(&lists, &shown));
+    found.extend(violations(&lists, &shown, |path, id| {
+        let number = id.trim_start_matches("MQTT-");
+        let text = repository.text(path);
+        text.is_some_and(|text| text.contains(number))
+    }));
     found
 }
 

@@ -153,6 +153,7 @@ fn matches(
             "CONNACK" => false,
             // Which alias it is, is the broker's affair.
             "PUBLISH" => key != "alias",
+            "UNSUBACK" if key == "reason" => number(value) != Ok(0),
             _ => !is_brokers_own || is_named(key),
         }
     });
