@@ -30,7 +30,7 @@ async fn cluster(name: &'static str, nodes: u16) -> Cluster {
     let auth = format!("scram_file = \"{}\"\nanonymous = false", path.display());
     let options = ClusterOptions {
         nodes,
-        auth: Box::leak(auth.into_boxed_str()),
+        auth,
         ..options()
     };
     Cluster::start(name, options).await
