@@ -12,6 +12,8 @@ const WAIT_MAX_S: u32 = 3;
 pub(crate) struct File {
     /// `connect/clean_start_ends_the_session`.
     pub(crate) name: String,
+    /// From the repository's root.
+    pub(crate) path: String,
     pub(crate) header: Header,
     pub(crate) script: Script,
     /// As it is written.
@@ -63,6 +65,7 @@ fn of_session(path: &Path) -> Option<File> {
     }
     let name = path.file_stem()?.to_string_lossy();
     Some(File {
+        path: format!("crates/session/tests/scripts/{name}.txt"),
         name: format!("session/tests/scripts/{name}"),
         header: Header {
             ids: [("5.0", Vec::new())].into(),
@@ -81,8 +84,10 @@ fn read(folder: &Path, path: &Path) -> Result<File, String> {
     if header.ids.is_empty() {
         return Err("no version".to_owned());
     }
+    let name = name.to_string_lossy().into_owned();
     Ok(File {
-        name: name.to_string_lossy().into_owned(),
+        path: format!("tests/conformance/scripts/{name}.txt"),
+        name,
         header,
         script: Script::parse(&text)?,
         text,

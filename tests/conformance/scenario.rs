@@ -144,10 +144,10 @@ impl Scenario {
     }
 
     fn failure(&self, why: &str, setting: &Setting, logs: &str) -> String {
-        let (name, path) = (self.name(), &self.file.name);
+        let (name, path) = (self.name(), &self.file.path);
         let history = setting.history.render(HISTORY_LINES_MAX);
         format!(
-            "tests/conformance/scripts/{path}.txt, {why}\n\
+            "{path}, {why}\n\
              ---- packets ----\n{history}\
              ---- what the nodes logged about it ----\n{logs}\
              ---- again: cargo test --release -p node --test conformance -- --exact {name}\n"

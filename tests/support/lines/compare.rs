@@ -214,7 +214,11 @@ fn take((key, value): &Pair, found: &mut Vec<Pair>) -> Result<(), String> {
         };
     }
     let any_value = value.is_empty() && Property::named(key).is_some();
-    let is_success = key == "reason" && number(value) == Ok(0);
+    // What may be left out: success, and no aliases.
+    let is_default = matches!(key.as_str(), "reason" | "alias_max")
+        && value
+            .split(|byte| *byte == b'|')
+            .any(|one| number(one) == Ok(0));
     let place = found
         .iter()
         .position(|(name, other)| name == key && (any_value || is_value(key, value, other)));
@@ -223,7 +227,7 @@ fn take((key, value): &Pair, found: &mut Vec<Pair>) -> Result<(), String> {
             found.remove(place);
             Ok(())
         }
-        None if is_success && !found.iter().any(|(name, _)| name == "reason") => Ok(()),
+        None if is_default && !found.iter().any(|(name, _)| name == key) => Ok(()),
         None => Err(format!(
             "{key}{}{} is missing",
             if value.is_empty() { "" } else { "=" },
@@ -348,6 +352,11 @@ mod tests {
                 vec!["a< SUBACK id=1 reason=0x00,0x80"],
             ),
             ("a< PUBACK id=1 reason=0x00", vec!["a< PUBACK id=1"]),
+            ("a< PUBREC id=1 reason=0x00|0x10", vec!["a< PUBREC id=1"]),
+            (
+                "a< CONNACK alias_max=0",
+                vec!["a< CONNACK session_present=0 reason=0x00"],
+            ),
         ] {
             assert_eq!(
                 compare(ProtocolVersion::V5, expected, &received),
@@ -393,6 +402,10 @@ mod tests {
                 vec!["a< PUBLISH t q0 \"x\" up=a:1 up=a:1"],
             ),
             ("a< PUBACK id=1", vec!["a< PUBACK id=1 reason=0x10"]),
+            (
+                "a< CONNACK alias_max=0",
+                vec!["a< CONNACK session_present=0 reason=0x00 alias_max=9"],
+            ),
             (
                 "a< PUBACK id=1 -reason_string",
                 vec!["a< PUBACK id=1 reason_string=x"],
