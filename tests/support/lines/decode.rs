@@ -37,6 +37,9 @@ const NAMES: [&str; 16] = [
 
 impl Decoder<'_> {
     /// A whole packet; `header` is the length of its fixed header.
+    ///
+    /// # Errors
+    /// What is wrong with the bytes, in words.
     pub fn decode(&self, bytes: &[u8], header: usize) -> Result<PacketLine, String> {
         let first = *bytes.first().ok_or("no bytes")?;
         let name = NAMES.get(usize::from(first >> 4)).copied().unwrap_or("");

@@ -17,6 +17,9 @@ pub struct Encoder<'a> {
 
 impl Encoder<'_> {
     /// The bytes of a packet. `client_id` is CONNECT's unless it names one.
+    ///
+    /// # Errors
+    /// The word that makes no sense.
     pub fn encode(&self, packet: &PacketLine, client_id: &str) -> Result<Vec<u8>, String> {
         let name = packet.name.as_str();
         match name {
@@ -235,6 +238,9 @@ fn packet_of(first: u8, body: &[u8]) -> Vec<u8> {
 }
 
 /// Hexadecimal digits, and text in quotes.
+///
+/// # Errors
+/// The word that is neither bytes nor text.
 pub fn raw(packet: &PacketLine) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
     for word in packet.words() {

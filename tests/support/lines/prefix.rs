@@ -43,6 +43,9 @@ impl Prefix {
     }
 
     /// A filter, also a shared one.
+    ///
+    /// # Errors
+    /// It begins with a wildcard, which no prefix can be put before.
     pub fn filter(&self, filter: &[u8]) -> Result<Vec<u8>, String> {
         if let Some(share) = filter.strip_prefix(b"$share/") {
             let slash = share.iter().position(|byte| *byte == b'/');

@@ -149,7 +149,8 @@ pub fn put_varint(out: &mut Vec<u8>, mut value: usize) {
 /// # Errors
 /// When it is longer than 65,535 bytes.
 pub fn put_text(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), String> {
-    let length = u16::try_from(bytes.len()).map_err(|_| "a string is longer than 65535 bytes")?;
+    let length =
+        u16::try_from(bytes.len()).map_err(|_range| "a string is longer than 65535 bytes")?;
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(bytes);
     Ok(())

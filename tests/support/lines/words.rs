@@ -18,6 +18,9 @@ pub struct Words(pub Vec<Pair>);
 
 impl Words {
     /// The words of a packet, other than SUBSCRIBE and UNSUBSCRIBE.
+    ///
+    /// # Errors
+    /// The word that makes no sense.
     pub fn of(packet: &PacketLine) -> Result<Self, String> {
         let mut words = packet.words().iter();
         let mut pairs = Vec::new();
@@ -51,6 +54,9 @@ impl Words {
     }
 
     /// The number of such a key.
+    ///
+    /// # Errors
+    /// It is no number.
     pub fn number(&self, key: &str) -> Result<Option<u32>, String> {
         self.get(key).map(number).transpose()
     }
@@ -68,13 +74,18 @@ impl Words {
 }
 
 /// A word as a pair.
+///
+/// # Errors
+/// It has no colon.
 pub fn pair(word: &str) -> Result<Pair, String> {
     if word.starts_with('"') {
         return Ok(("payload".to_owned(), text(word)?));
     }
     match word.split_once('=') {
         Some(("payload_bytes", count)) => {
-            let count = count.parse().map_err(|_| format!("{word}: no number"))?;
+            let count = count
+                .parse()
+                .map_err(|_range| format!("{word}: no number"))?;
             Ok(("payload".to_owned(), vec![b'x'; count]))
         }
         Some((key, value)) => Ok((key.to_owned(), text(value)?)),
@@ -100,6 +111,9 @@ pub fn number(value: &[u8]) -> Result<u32, String> {
 }
 
 /// The bytes that a word stands for.
+///
+/// # Errors
+/// It is not text in quotes, or has an escape that does not exist.
 pub fn text(word: &str) -> Result<Vec<u8>, String> {
     let quoted = word
         .strip_prefix('"')
@@ -107,7 +121,7 @@ pub fn text(word: &str) -> Result<Vec<u8>, String> {
     if let (None, Some(count)) = (quoted, word.strip_prefix('@')) {
         let letters = count.strip_suffix('x');
         let count = letters.unwrap_or(count).parse();
-        let count: usize = count.map_err(|_| format!("{word}: no number"))?;
+        let count: usize = count.map_err(|_range| format!("{word}: no number"))?;
         return Ok(match letters {
             Some(_) => vec![b'x'; count],
             None => vec!["l"; count].join("/").into_bytes(),
