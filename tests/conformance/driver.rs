@@ -238,7 +238,7 @@ impl<'a> Driver<'a> {
         self.insist(name, &packet).await?;
         let actor = self.actor(name)?;
         match actor.received.pop() {
-            Some(first) if actor.is_accepted() => Ok(drop(first)),
+            Some(_) if actor.is_accepted() => Ok(()),
             other => Err(format!("{name} is not connected: {other:?}")),
         }
     }

@@ -179,7 +179,7 @@ fn fact(name: &str, check: impl FnOnce() -> Result<(), String> + Send + 'static)
 /// The tests that are written in Rust.
 fn rust_trials(tests: &[Test], run: &Run) -> Vec<Trial> {
     let mut trials = Vec::new();
-    for test in tests.iter().copied() {
+    for test in tests {
         for version in VERSIONS.into_iter().filter(|version| test.is_for(*version)) {
             for form in [Form::Single, Form::Cluster] {
                 let Run {
@@ -187,6 +187,7 @@ fn rust_trials(tests: &[Test], run: &Run) -> Vec<Trial> {
                     runtime,
                     workers,
                 } = run.clone();
+                let test = *test;
                 let job = move || runtime.block_on(test.run(version, form, &brokers));
                 let name = test.full_name(version, form);
                 trials.push(Trial::test(name, move || workers.run(job)));

@@ -38,7 +38,7 @@ impl Workers {
         let gone = |_| Failed::from("a thread of the tests is gone");
         self.jobs
             .send((job, answer))
-            .map_err(|_| Failed::from("all threads of the tests are gone"))?;
+            .map_err(|_gone| Failed::from("all threads of the tests are gone"))?;
         outcome.recv().map_err(gone)?.map_err(Failed::from)
     }
 }

@@ -28,7 +28,7 @@ use crate::end::End;
 use crate::inbox::Unsent;
 use crate::lease::LeaseState;
 use crate::life::{Destination, Life};
-use crate::mailbox::{Mail, Mailbox, waking_at_the_end};
+use crate::mailbox::{Mail, Mailbox, drain, waking_at_the_end};
 use crate::member::Handed;
 use crate::pending::{ParkedPublish, PendingPublishes};
 use crate::rate::ClientRates;
@@ -222,9 +222,7 @@ impl Connection {
         tokio::pin!(keep_alive);
         loop {
             let worked = waking_at_the_end(|| self.work(&mut lease));
-            self.tally
-                .packets_sent(std::mem::take(&mut self.wire.packets_sent));
-            self.tally.tell();
+            self.tally.tell(&mut self.wire.packets_sent);
             if let Err(end) = worked {
                 return end;
             }
@@ -249,13 +247,8 @@ impl Connection {
                 written = wire::write(&mut self.wire.writer, &mut self.wire.output),
                     if !self.wire.output.is_empty() =>
                 {
-                    match written {
-                        Ok(bytes) if bytes > 0 => self.tally.bytes_sent(bytes),
-                        Ok(_) | Err(_) => return End::ClientGone,
-                    }
-                    // A client that reads slowly is alive, although nothing is read from it.
-                    if !reads {
-                        self.last_packet = Instant::now();
+                    if !self.has_written(written, reads) {
+                        return End::ClientGone;
                     }
                 }
                 read = wire::read(&mut self.wire.reader, &mut self.wire.input, read_bytes_max),
@@ -293,6 +286,17 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Something went out; false: the connection is closed.
+    fn has_written(&mut self, written: io::Result<usize>, reads: bool) -> bool {
+        let bytes = written.unwrap_or(0);
+        self.tally.bytes_sent(bytes);
+        // A client that reads slowly is alive, although nothing is read from it.
+        if !reads && bytes > 0 {
+            self.last_packet = Instant::now();
+        }
+        bytes > 0
     }
 
     /// Something came; false: the connection is closed.
@@ -480,20 +484,5 @@ impl Connection {
 async fn wait_until(instant: Option<Instant>) {
     if let Some(instant) = instant {
         sleep_until(instant).await;
-    }
-}
-
-/// Waits until everything that the connection sent has been answered.
-pub(crate) async fn drain(mailbox: &Mailbox, mut outstanding: u64) {
-    let mut mail = VecDeque::new();
-    loop {
-        mailbox.take(&mut mail);
-        for piece in mail.drain(..) {
-            outstanding = outstanding.saturating_sub(piece.answers());
-        }
-        if outstanding == 0 {
-            return;
-        }
-        mailbox.arrived().await;
     }
 }

@@ -72,7 +72,6 @@ pub(crate) struct Tally {
     received: [u64; 3],
     sent: [u64; 3],
     packets_received: u64,
-    packets_sent: u64,
     bytes_received: u64,
     bytes_sent: u64,
 }
@@ -105,19 +104,14 @@ impl Tally {
         self.packets_received = self.packets_received.saturating_add(1);
     }
 
-    /// Packets besides PUBLISH went out.
-    pub(crate) fn packets_sent(&mut self, packets: u64) {
-        self.packets_sent = self.packets_sent.saturating_add(packets);
-    }
-
-    /// Tells the metrics, and begins anew.
-    pub(crate) fn tell(&mut self) {
+    /// Tells the metrics, and begins anew; `packets_sent` besides PUBLISH went out.
+    pub(crate) fn tell(&mut self, packets_sent: &mut u64) {
         let publishes = |counts: &[u64; 3]| counts.iter().sum::<u64>();
         SUMS.publishes_received.add(publishes(&self.received));
         SUMS.publishes_sent.add(publishes(&self.sent));
         SUMS.packets_received
             .add(std::mem::take(&mut self.packets_received));
-        let packets_sent = std::mem::take(&mut self.packets_sent);
+        let packets_sent = std::mem::take(packets_sent);
         SUMS.packets_sent
             .add(packets_sent.saturating_add(publishes(&self.sent)));
         SUMS.bytes_received

@@ -341,6 +341,21 @@ fn release(holds: VecDeque<Hold>) {
     }
 }
 
+/// Waits until everything that the connection sent has been answered.
+pub(crate) async fn drain(mailbox: &Mailbox, mut outstanding: u64) {
+    let mut mail = VecDeque::new();
+    loop {
+        mailbox.take(&mut mail);
+        for piece in mail.drain(..) {
+            outstanding = outstanding.saturating_sub(piece.answers());
+        }
+        if outstanding == 0 {
+            return;
+        }
+        mailbox.arrived().await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

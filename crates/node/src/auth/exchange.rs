@@ -96,7 +96,7 @@ async fn exchange_packets(
                     ));
                 }
                 wire.send(&auth, ProtocolVersion::V5);
-                wire.flush().await.map_err(|_| Failure::Gone)?;
+                wire.flush().await.map_err(|_why| Failure::Gone)?;
             }
             Step::Accepted { user, data } => {
                 let method = method.clone();

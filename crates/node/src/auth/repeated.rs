@@ -25,32 +25,30 @@ impl Connection {
                 "AUTH with another method than CONNECT [MQTT-4.12.1-1]",
             ));
         }
-        match auth.reason_code {
-            ReasonCode::ReAuthenticate if self.reauthentication.is_none() => {
-                let Some(scram) = &self.broker.scram else {
-                    return Err(refused());
-                };
-                let exchange = scram.begin().map_err(|error| {
-                    tracing::error!(%error, "cannot begin an exchange");
-                    refused()
-                })?;
-                self.step(exchange, auth.authentication_data.as_deref())
-            }
-            ReasonCode::ContinueAuthentication => {
-                let Some(Reauthentication(exchange)) =
-                    self.reauthentication.take().map(|boxed| *boxed)
-                else {
-                    return Err(violation(
-                        "AUTH that continues although nothing has begun (section 4.12.1)",
-                    ));
-                };
-                let data = answer_of(auth, &identity.method).flatten();
-                self.step(exchange, data.as_deref())
-            }
-            _ => Err(violation(
-                "AUTH that begins although one is under way (section 4.12.1)",
-            )),
+        let is_under_way = self.reauthentication.is_some();
+        if auth.reason_code == ReasonCode::ReAuthenticate && !is_under_way {
+            let Some(scram) = &self.broker.scram else {
+                return Err(refused());
+            };
+            let exchange = scram.begin().map_err(|error| {
+                tracing::error!(%error, "cannot begin an exchange");
+                refused()
+            })?;
+            return self.step(exchange, auth.authentication_data.as_deref());
         }
+        if auth.reason_code != ReasonCode::ContinueAuthentication {
+            return Err(violation(
+                "AUTH that begins although one is under way (section 4.12.1)",
+            ));
+        }
+        let Some(Reauthentication(exchange)) = self.reauthentication.take().map(|boxed| *boxed)
+        else {
+            return Err(violation(
+                "AUTH that continues although nothing has begun (section 4.12.1)",
+            ));
+        };
+        let data = answer_of(auth, &identity.method).flatten();
+        self.step(exchange, data.as_deref())
     }
 
     fn step(&mut self, mut exchange: Exchange, data: Option<&[u8]>) -> Result<(), End> {

@@ -65,7 +65,7 @@ impl Scram {
         let server = SASLServer::new(Arc::clone(&self.0));
         // The method's name is one.
         let method =
-            Mechname::parse(METHOD.as_bytes()).map_err(|_| SASLError::NoSharedMechanism)?;
+            Mechname::parse(METHOD.as_bytes()).map_err(|_why| SASLError::NoSharedMechanism)?;
         Ok(Exchange {
             session: server.start_suggested(method)?,
             has_begun: false,

@@ -117,13 +117,13 @@ fn parse_line(line: &str) -> Result<(&str, ScramUser), &'static str> {
     let (parameters, keys) = rest.split_once('$').ok_or(FORM)?;
     let (iterations, salt) = parameters.split_once(':').ok_or(FORM)?;
     let (stored_key, server_key) = keys.split_once(':').ok_or(FORM)?;
-    let iterations: NonZeroU32 = iterations.parse().map_err(|_| FORM)?;
+    let iterations: NonZeroU32 = iterations.parse().map_err(|_why| FORM)?;
     if iterations.get() > ITERATIONS_MAX {
         return Err("more than 10,000,000 iterations");
     }
     let salt = STANDARD
         .decode(salt)
-        .map_err(|_| "the salt is not base64")?;
+        .map_err(|_why| "the salt is not base64")?;
     if !(1..=64).contains(&salt.len()) {
         return Err("the salt has not 1 to 64 bytes");
     }
@@ -139,8 +139,10 @@ fn parse_line(line: &str) -> Result<(&str, ScramUser), &'static str> {
 }
 
 fn key(text: &str) -> Result<[u8; KEY_BYTES], &'static str> {
-    let bytes = STANDARD.decode(text).map_err(|_| "a key is not base64")?;
-    bytes.try_into().map_err(|_| "a key has not 32 bytes")
+    let bytes = STANDARD
+        .decode(text)
+        .map_err(|_why| "a key is not base64")?;
+    bytes.try_into().map_err(|_why| "a key has not 32 bytes")
 }
 
 impl ScramUser {
