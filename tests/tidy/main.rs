@@ -20,6 +20,7 @@ mod hygiene;
 mod layout;
 mod links;
 mod metrics;
+mod mutants;
 mod publish_walk;
 mod purity;
 mod repository;
@@ -92,6 +93,11 @@ fn nothing_names_a_machine_or_leaves_work_marked() {
 #[test]
 fn nothing_grows_without_bound_and_no_test_sleeps() {
     assert_none(&banned::check(&Repository::read()));
+}
+
+#[test]
+fn mutants_of_the_broker_apply_and_name_their_tests() {
+    assert_none(&mutants::check(&Repository::read()));
 }
 
 #[test]
