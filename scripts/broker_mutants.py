@@ -101,6 +101,7 @@ def copy(folder, mutants):
         if not target.is_file() or target.read_bytes() != content:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
+            target.chmod((ROOT / path).stat().st_mode)
     for target in [path for path in folder.rglob("*") if path.is_file()]:
         if target.relative_to(folder).as_posix() not in paths:
             target.unlink()
