@@ -155,9 +155,9 @@ fn each_mistake_is_one_line_with_file_line_key_and_what_is_allowed() {
         &["/nowhere/holdfast.toml", "No such file"],
     );
     refused(
-        &["run", "--set", "mqtt.max_qos=1"],
+        &["config", "check", "--set", "storage.disk_max=1GiB"],
         2,
-        &["--set mqtt.max_qos=1", "not available in this version"],
+        &["--set storage.disk_max=1GiB", "not available in this version"],
     );
     refused(
         &["run", "--node-id", "0"],
