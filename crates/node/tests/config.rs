@@ -157,7 +157,10 @@ fn each_mistake_is_one_line_with_file_line_key_and_what_is_allowed() {
     refused(
         &["config", "check", "--set", "storage.disk_max=1GiB"],
         2,
-        &["--set storage.disk_max=1GiB", "not available in this version"],
+        &[
+            "--set storage.disk_max=1GiB",
+            "not available in this version",
+        ],
     );
     refused(
         &["run", "--node-id", "0"],
