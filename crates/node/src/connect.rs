@@ -79,7 +79,7 @@ pub(crate) async fn accept(broker: Arc<Broker>, stream: TcpStream, origin: Origi
         Ok(proof) => proof,
         Err(Failure::Gone) => return,
         Err(Failure::Refused(reason_code, cause)) => {
-            if reason_code == ReasonCode::ProtocolError {
+            if cause == "protocol" {
                 count::violation(reason_code);
             }
             let refused = Refused { reason_code, cause };
