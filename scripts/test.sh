@@ -36,6 +36,8 @@ done
 awk '/^test result: / { passed += $4; failed += $6; ignored += $8 }
     END { printf "total: %d passed, %d failed, %d skipped\n", passed, failed, ignored }' "$output"
 if [ "$outcome" -ne 0 ]; then
+    # What the failed tests said, last: a log is read from its end.
+    sed -n '/^failures:$/,/^test result: FAILED/p' "$output" | tail -n 400 >&2
     grep -E '^test .* FAILED$' "$output" >&2 || true
 fi
 exit "$outcome"
