@@ -17,6 +17,8 @@ mod authentication;
 mod boundary;
 mod bounds;
 mod bulk;
+mod disk;
+mod drain;
 mod exchange;
 mod expiry;
 mod fsync;

@@ -56,6 +56,8 @@ pub struct ClusterOptions {
     pub limits: &'static str,
     /// Log entries after which a shard's log is cut off.
     pub snapshot_after: u64,
+    /// Further lines of the section `[storage]`.
+    pub storage: &'static str,
     /// Lines of the section `[auth]`.
     pub auth: String,
     /// Nothing else may run beside it: for tests that measure time.
@@ -64,6 +66,8 @@ pub struct ClusterOptions {
     pub shared: bool,
     /// Nodes start with the fsync shim.
     pub shim: bool,
+    /// Nodes are started, and are not expected to become ready.
+    pub unready: bool,
     /// Nodes reach each other through proxies, so that links can be cut.
     pub proxied: bool,
     /// The test target, for the command that repeats a failed test.
@@ -83,10 +87,12 @@ impl ClusterOptions {
             inflight_max: 100,
             limits: "",
             snapshot_after: 100_000,
+            storage: "",
             auth: "anonymous = \"loopback\"".to_owned(),
             alone: false,
             shared: false,
             shim: false,
+            unready: false,
             proxied: false,
             target: "process",
         }
@@ -380,6 +386,11 @@ impl Cluster {
     /// When it does not, or exits.
     pub async fn wait_node_ready(&mut self, id: NodeId) {
         let admin = self.node(id).admin.address();
+        let probe = if self.options.unready {
+            "/startupz"
+        } else {
+            "/readyz"
+        };
         let process = self
             .nodes
             .get_mut(&id)
@@ -392,7 +403,7 @@ impl Cluster {
                     process.log_tail(LOG_LINES_MAX)
                 );
             }
-            matches!(http::get(admin, "/readyz").await, Some((200, _)))
+            matches!(http::get(admin, probe).await, Some((200, _)))
         })
         .await;
         self.history

@@ -13,7 +13,9 @@ use tokio::sync::watch;
 
 use crate::auth::Scram;
 use crate::config::Config;
+use crate::disk::Disk;
 use crate::dispatch::Dispatch;
+use crate::drain::Drain;
 use crate::health::Health;
 use crate::lease::Lease;
 use crate::life::{Destination, Life};
@@ -59,8 +61,10 @@ pub(crate) struct Broker {
     pub(crate) outbox_full: watch::Sender<bool>,
     /// Who may authenticate by SCRAM, if anybody.
     pub(crate) scram: Option<Scram>,
-    /// The node is about to stop: connections close.
-    pub(crate) stopping: watch::Sender<bool>,
+    /// How it leaves.
+    pub(crate) drain: Drain,
+    /// Room on its disk.
+    pub(crate) disk: Disk,
 }
 
 impl Broker {

@@ -69,7 +69,7 @@ pub(crate) async fn accept(broker: Arc<Broker>, stream: TcpStream, origin: Origi
         }
         Ok(Err(error)) => return refuse_malformed(wire, &origin, &error).await,
     };
-    let admitted = broker.overload.admit();
+    let admitted = broker.drain.admit().and_then(|()| broker.overload.admit());
     let mut terms = match admitted.and_then(|()| admit(&broker, &connect, origin.anonymous)) {
         Ok(terms) => terms,
         Err(refused) => return refuse(wire, &connect, &origin, refused).await,

@@ -9,10 +9,11 @@ use session::DropCause;
 
 use crate::metrics::{
     AUTH_ATTEMPTS_TOTAL, BUFFERS_BYTES, CLIENTS_THROTTLED_TOTAL, CONNECTIONS,
-    CONNECTIONS_CLOSED_TOTAL, CONNECTIONS_OPENED_TOTAL, CONNECTIONS_REJECTED_TOTAL,
+    CONNECTIONS_CLOSED_TOTAL, CONNECTIONS_OPENED_TOTAL, CONNECTIONS_REJECTED_TOTAL, DRAINING,
     MEMORY_LIMIT_BYTES, MESSAGES_DROPPED_TOTAL, MESSAGES_REDELIVERED_TOTAL, OVERLOAD_STATE,
     PEER_UP, PROTOCOL_VIOLATIONS_TOTAL, PUBLISH_DELAYED_TOTAL, PUBLISH_RECEIVED_TOTAL,
-    PUBLISH_SENT_TOTAL, RAFT_ROLE, SUBSCRIBERS_STUCK_TOTAL, VIOLATION_REASONS,
+    PUBLISH_SENT_TOTAL, QUORUM_CRITICAL, RAFT_ROLE, STORAGE_FREE_BYTES, STORAGE_FREE_LIMIT_BYTES,
+    SUBSCRIBERS_STUCK_TOTAL, VIOLATION_REASONS,
 };
 use crate::statistics::SUMS;
 
@@ -204,6 +205,23 @@ pub(crate) fn memory_limit(bytes: Option<u64>) {
 /// Whether new connections are refused for want of something.
 pub(crate) fn overload(resource: &'static str, is_short: bool) {
     gauge!(OVERLOAD_STATE, "resource" => resource).set(if is_short { 1.0 } else { 0.0 });
+}
+
+/// Room on the disk, in bytes, and how much must stay free.
+#[expect(clippy::cast_precision_loss, reason = "gauges; exact below 2^53")]
+pub(crate) fn disk(free: u64, least: u64) {
+    gauge!(STORAGE_FREE_BYTES).set(free as f64);
+    gauge!(STORAGE_FREE_LIMIT_BYTES).set(least as f64);
+}
+
+/// Whether the node is drained.
+pub(crate) fn draining(is_draining: bool) {
+    gauge!(DRAINING).set(if is_draining { 1.0 } else { 0.0 });
+}
+
+/// Whether a shard would lose its majority without this node.
+pub(crate) fn quorum_critical(is_critical: bool) {
+    gauge!(QUORUM_CRITICAL).set(if is_critical { 1.0 } else { 0.0 });
 }
 
 /// Whether a peer answers heartbeats.

@@ -19,7 +19,9 @@ mod count;
 pub mod data_dir;
 mod deliver;
 pub mod demo;
+mod disk;
 mod dispatch;
+mod drain;
 mod end;
 pub mod error;
 mod fences;
@@ -29,6 +31,7 @@ mod held;
 mod hold;
 mod inbox;
 mod lease;
+mod leaving;
 mod life;
 mod link;
 mod listener;
@@ -71,6 +74,7 @@ mod wire;
 
 use std::sync::Arc;
 
+use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
@@ -104,14 +108,22 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let admin = Admin::bind(config.admin.bind).await?;
     let admin = admin.serve(Arc::clone(&health), exporter, stop.clone());
     let server = Server::start(config, Arc::clone(&health)).await?;
+    tell_systemd(NotifyState::Ready);
     tokio::select! {
         () = signals.any() => {}
         failure = server.failed() => return Err(failure),
     }
-    health.draining();
-    server.stop().await?;
+    tell_systemd(NotifyState::Stopping);
+    server.stop(signals.any()).await?;
     stop.cancel();
     admin
         .await
         .map_err(|error| StartError::failed("the admin port stopped", error))
+}
+
+/// With `Type=notify`; without systemd it does nothing.
+fn tell_systemd(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(false, &[state]) {
+        tracing::warn!(%error, "systemd is not told");
+    }
 }

@@ -47,6 +47,14 @@ pub const CLIENTS_THROTTLED_TOTAL: &str = "holdfast_clients_throttled_total";
 pub const MEMORY_LIMIT_BYTES: &str = "holdfast_memory_limit_bytes";
 /// 1 while new connections are refused for want of something. Label `resource`.
 pub const OVERLOAD_STATE: &str = "holdfast_overload_state";
+/// 1 while this node is drained.
+pub const DRAINING: &str = "holdfast_draining";
+/// 1 while a shard would lose its majority without this node.
+pub const QUORUM_CRITICAL: &str = "holdfast_quorum_critical";
+/// Bytes that are free on the disk of the data folder.
+pub const STORAGE_FREE_BYTES: &str = "holdfast_storage_free_bytes";
+/// `storage.min_free_disk`.
+pub const STORAGE_FREE_LIMIT_BYTES: &str = "holdfast_storage_free_limit_bytes";
 /// 1 while a peer answers. Label `peer`.
 pub const PEER_UP: &str = "holdfast_peer_up";
 /// Batches proposed (raft-store). Label `result`.
@@ -100,7 +108,7 @@ pub const CLOSE_REASONS: [&str; 11] = [
 ];
 
 /// Values of `reason` in [`MESSAGES_DROPPED_TOTAL`].
-pub const DROP_REASONS: [&str; 14] = [
+pub const DROP_REASONS: [&str; 15] = [
     "no_subscriber",
     "queue_full",
     "buffers_full",
@@ -115,6 +123,7 @@ pub const DROP_REASONS: [&str; 14] = [
     "retained_full",
     "no_member",
     "payload_format",
+    "disk",
 ];
 
 /// Values of `reason` in [`PROTOCOL_VIOLATIONS_TOTAL`], each with the reason code that it stands for;
@@ -170,7 +179,7 @@ const ENTRIES: &[f64] = &[
 ];
 
 /// Every metric of this version; those of the process are in `metrics/process.rs`.
-pub const TABLE: [Metric; 34] = [
+pub const TABLE: [Metric; 38] = [
     gauge(CONNECTIONS, "Client connections open now."),
     counter(CONNECTIONS_OPENED_TOTAL, "Client connections accepted."),
     counter(
@@ -212,6 +221,22 @@ pub const TABLE: [Metric; 34] = [
     gauge(
         OVERLOAD_STATE,
         "1 while new connections are refused because the resource is short, else 0.",
+    ),
+    gauge(
+        DRAINING,
+        "1 while this node is drained or about to stop, else 0.",
+    ),
+    gauge(
+        QUORUM_CRITICAL,
+        "1 while a shard would lose its majority without this node, else 0; always 0 on a single node.",
+    ),
+    gauge(
+        STORAGE_FREE_BYTES,
+        "Bytes that are free on the disk of the data folder.",
+    ),
+    gauge(
+        STORAGE_FREE_LIMIT_BYTES,
+        "Free bytes below which clients publish nothing at QoS 1 or 2 here.",
     ),
     gauge(PEER_UP, "1 while the peer answers heartbeats, else 0."),
     counter(

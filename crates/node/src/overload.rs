@@ -79,6 +79,11 @@ impl Overload {
         }
     }
 
+    /// No new connection is taken for want of memory.
+    pub(crate) fn is_memory_short(&self) -> bool {
+        self.is_memory_short.load(Ordering::Relaxed)
+    }
+
     /// Whether another CONNECT is looked at. Costs next to nothing.
     pub(crate) fn admit(&self) -> Result<(), Refused> {
         if let Some(connects) = &self.connects {

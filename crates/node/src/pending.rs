@@ -87,6 +87,11 @@ impl PendingPublishes {
         under_way >= usize::from(config.mqtt.receive_maximum) || self.bytes >= UNDER_WAY_BYTES_MAX
     }
 
+    /// Nothing is under way.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.publishes.is_empty() && self.releases.is_empty()
+    }
+
     /// One more is under way.
     pub(crate) fn begin(&mut self, publish: PendingPublish) {
         self.bytes = self.bytes.saturating_add(publish.bytes);

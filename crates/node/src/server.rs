@@ -12,14 +12,15 @@ use raft_store::{
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{interval, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{interval, sleep};
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Scram, ScramUsers};
 use crate::broker::Broker;
 use crate::config::Config;
+use crate::disk::{self, Disk};
 use crate::dispatch::Dispatch;
+use crate::drain::Drain;
 use crate::error::StartError;
 use crate::health::{Check, Health};
 use crate::lease::Lease;
@@ -33,16 +34,14 @@ use crate::{clock, count, heartbeat, members, outbox, sys_topics, wills};
 
 /// How often readiness is looked at.
 const HEALTH_PERIOD: Duration = Duration::from_millis(100);
-/// How long connections may take to end at a stop.
-const CONNECTIONS_STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Before a listener whose address is taken is tried again.
+const BIND_PAUSE: Duration = Duration::from_secs(1);
 
 /// A running node.
 #[derive(Debug)]
 pub(crate) struct Server {
     broker: Arc<Broker>,
     tasks: JoinSet<()>,
-    connections: TaskTracker,
-    accepting: CancellationToken,
 }
 
 impl Server {
@@ -68,22 +67,20 @@ impl Server {
             .await
             .map_err(store)?;
         dispatch.set_shards(&shards);
-        let broker = broker(config, (node, members), shards, dispatch, health)?;
+        let connections = TaskTracker::new();
+        let drain = Drain::new(config.shutdown.clone(), connections.clone());
+        let broker = broker((config, drain), (node, members), shards, dispatch, health)?;
         let mut server = Self {
             broker,
             tasks: JoinSet::new(),
-            connections: TaskTracker::new(),
-            accepting: CancellationToken::new(),
         };
         server.spawn_cluster(cluster_socket);
         server.spawn_outboxes();
         for listener in listeners {
-            let run = listener.run(
-                Arc::clone(&server.broker),
-                server.connections.clone(),
-                server.accepting.clone(),
-            );
-            server.tasks.spawn(run);
+            let broker = Arc::clone(&server.broker);
+            server
+                .tasks
+                .spawn(listen(broker, listener, connections.clone()));
         }
         server.broker.health.pass(Check::Listeners);
         server.broker.health.started();
@@ -113,6 +110,7 @@ impl Server {
         self.tasks.spawn(members::duties(Arc::clone(broker)));
         self.tasks.spawn(watch_health(Arc::clone(broker)));
         self.tasks.spawn(pressure::relieve(Arc::clone(broker)));
+        self.tasks.spawn(disk::watch(Arc::clone(broker)));
         self.tasks.spawn(sys_topics::run(Arc::clone(broker)));
     }
 
@@ -147,31 +145,50 @@ impl Server {
     }
 
     /// Stops: no new clients, leaderships handed over, the open connections closed with a reason,
-    /// the state flushed.
+    /// the state flushed. `hurry`: whoever is left is closed at once.
     ///
     /// # Errors
     /// [`StartError`]: the state could not be made durable.
-    pub(crate) async fn stop(mut self) -> Result<(), StartError> {
-        self.accepting.cancel();
-        self.broker.stopping.send_replace(true);
-        self.connections.close();
-        if timeout(CONNECTIONS_STOP_TIMEOUT, self.connections.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                open = self.connections.len(),
-                "connections did not end in time"
-            );
+    pub(crate) async fn stop(mut self, hurry: impl Future<Output = ()>) -> Result<(), StartError> {
+        let limit = self.broker.config.shutdown.drain_timeout;
+        tokio::select! {
+            () = self.broker.drain(limit) => {}
+            () = hurry => {
+                tracing::warn!("asked to stop again: the remaining clients are closed at once");
+                self.broker.close_clients().await;
+            }
         }
-        self.broker.shards.hand_over().await;
         self.tasks.shutdown().await;
         self.broker.shards.shutdown().await.map_err(store)
     }
 }
 
+/// Accepts clients on one listener, except while the node is drained.
+async fn listen(broker: Arc<Broker>, mut listener: Listener, connections: TaskTracker) {
+    loop {
+        let again = listener.again();
+        let accepting = broker.drain.accepting();
+        listener
+            .run(Arc::clone(&broker), connections.clone(), accepting)
+            .await;
+        broker.drain.served_again().await;
+        listener = loop {
+            match again.bind().await {
+                Ok(listener) => break listener,
+                Err(error) => {
+                    let reason = error.to_string();
+                    tracing::error!(reason, "a listener cannot be opened again");
+                    broker.health.fail(Check::Listeners, &reason);
+                }
+            }
+            sleep(BIND_PAUSE).await;
+        };
+        broker.health.pass(Check::Listeners);
+    }
+}
+
 fn broker(
-    config: Config,
+    (config, drain): (Config, Drain),
     (node, members): (NodeId, BTreeMap<NodeId, String>),
     shards: Arc<Shards>,
     dispatch: Arc<Dispatch>,
@@ -213,7 +230,8 @@ fn broker(
         overload,
         outbox_full: watch::Sender::new(false),
         scram,
-        stopping: watch::Sender::new(false),
+        drain,
+        disk: Disk::default(),
     }))
 }
 
@@ -295,6 +313,15 @@ async fn watch_health(broker: Arc<Broker>) {
         for shard in broker.shards.iter() {
             count::raft_role(shard.id(), shard.is_leader());
             broker.dispatch.set_leads(shard.id(), shard.is_leader());
+        }
+        count::quorum_critical(broker.quorum_critical().is_some());
+        if broker.overload.is_memory_short() {
+            broker.health.fail(
+                Check::Memory,
+                "limits.memory_high: new connections are refused",
+            );
+        } else {
+            broker.health.pass(Check::Memory);
         }
         if broker.lease.is_held() {
             broker.health.pass(Check::Lease);

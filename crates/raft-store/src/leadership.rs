@@ -7,6 +7,7 @@
 //! replays first.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use openraft::metrics::RaftMetrics;
@@ -16,7 +17,7 @@ use crate::connections::Connections;
 use crate::ids::ShardId;
 use crate::shard::Shard;
 use crate::shards::Shards;
-use crate::type_config::TypeConfig;
+use crate::type_config::{LogId, TypeConfig};
 
 /// How long the preferred leader must have been fit.
 const STABLE_FOR: Duration = Duration::from_secs(3);
@@ -108,17 +109,29 @@ fn fit_preferred_leader(
 }
 
 /// How long a follower may take to take over at a planned stop.
-const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Shards {
     /// Hands every shard that this node leads to its most caught-up follower, before a planned stop
-    /// (DESIGN section 8). A shard that nobody can take keeps its leader.
+    /// (DESIGN section 8), and lets nobody hand one to this node any more. A shard that nobody can take
+    /// keeps its leader.
     pub async fn hand_over(&self) {
-        futures::future::join_all(self.iter().map(hand_over)).await;
+        self.declines_leadership.store(true, Ordering::Relaxed);
+        let all = self.iter().map(|shard| hand_over(shard, &self.connections));
+        futures::future::join_all(all).await;
+    }
+
+    /// After [`hand_over`](Self::hand_over): this node may lead again.
+    pub fn accept_leadership(&self) {
+        self.declines_leadership.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn declines_leadership(&self) -> bool {
+        self.declines_leadership.load(Ordering::Relaxed)
     }
 }
 
-async fn hand_over(shard: &Shard) {
+async fn hand_over(shard: &Shard, connections: &Connections) {
     let metrics = shard.metrics();
     if metrics.state != ServerState::Leader {
         return;
@@ -127,9 +140,11 @@ async fn hand_over(shard: &Shard) {
     let followers = replication
         .into_iter()
         .filter(|(node, _)| *node != metrics.id);
-    let Some((node, _)) =
-        followers.max_by_key(|(_, matching)| matching.as_ref().map(|log_id| log_id.index))
-    else {
+    let fitness = |node: &u64, matching: &Option<LogId>| {
+        let accepts = connections.applied(*node, shard.id()).is_some();
+        (accepts, matching.as_ref().map(|log_id| log_id.index))
+    };
+    let Some((node, _)) = followers.max_by_key(|(node, matching)| fitness(node, matching)) else {
         return;
     };
     let mut leader = shard.leader_watch();

@@ -277,6 +277,12 @@ impl Machine {
         self.session(client_id).map_or(0, Session::queue_len)
     }
 
+    /// Position of the oldest message that is in flight to the client of a session of this shard.
+    #[must_use]
+    pub fn oldest_in_flight(&self, client_id: &ClientId) -> Option<u64> {
+        self.session(client_id)?.oldest_in_flight()
+    }
+
     /// The newest version that a retained message of this shard was given; 0 before the first.
     #[must_use]
     pub fn newest_retained_version(&self) -> u64 {

@@ -83,6 +83,11 @@ impl Outbound {
         self.in_flight.len()
     }
 
+    /// Position of the oldest of them.
+    pub(crate) fn oldest_in_flight(&self) -> Option<u64> {
+        self.in_flight.keys().next().copied()
+    }
+
     pub(crate) fn last_packet_id(&self) -> Option<PacketId> {
         self.packet_ids.last()
     }

@@ -170,6 +170,12 @@ impl Session {
         self.outbound.in_flight_len()
     }
 
+    /// Position of the oldest of them.
+    #[must_use]
+    pub fn oldest_in_flight(&self) -> Option<u64> {
+        self.outbound.oldest_in_flight()
+    }
+
     /// The small part of fixed size alone. O(1).
     #[must_use]
     pub fn meta(&self) -> SessionMeta {

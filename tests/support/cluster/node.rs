@@ -65,6 +65,7 @@ impl Node {
             limits,
             auth,
             snapshot_after,
+            storage,
             ..
         } = options;
         format!(
@@ -81,6 +82,7 @@ shards = {shards}
 
 [storage]
 snapshot_after = {snapshot_after}
+{storage}
 
 [[listener]]
 name = "tcp"

@@ -73,12 +73,6 @@ pub(super) fn listener(section: &mut Section<'_>) {
     section.later("identity_from", r#""username""#, &[]);
 }
 
-/// Keys of `[storage]`.
-pub(super) fn storage(section: &mut Section<'_>) {
-    section.later("min_free_disk", r#""1GiB""#, &[r#""0""#]);
-    section.later("disk_max", r#""0""#, &[]);
-}
-
 /// Keys of `[auth]`.
 pub(super) fn auth(section: &mut Section<'_>) {
     for key in ["password_file", "ban_file"] {
@@ -102,29 +96,12 @@ pub(super) fn admin(section: &mut Section<'_>) {
     section.later("ui", "true", &["false"]);
 }
 
-/// A key, its default, and what else means "off".
-type LaterKey = (&'static str, &'static str, &'static [&'static str]);
-
 /// Sections that belong to later features altogether.
 pub(super) fn sections(reader: &mut Reader, root: &mut Table) {
-    let tables: [(&str, &[LaterKey]); 2] = [
-        (
-            "shutdown",
-            &[
-                ("drain_timeout", r#""60s""#, &[]),
-                ("grace", r#""0s""#, &[]),
-                ("close_rate", "2000", &[]),
-            ],
-        ),
-        ("otlp", &[("endpoint", OFF, &[]), ("sample", "0.01", &[])]),
-    ];
-    for (name, keys) in tables {
-        let mut section = reader.section(root, name);
-        for (key, default, off) in keys {
-            section.later(key, default, off);
-        }
-        section.finish();
-    }
+    let mut otlp = reader.section(root, "otlp");
+    otlp.later("endpoint", OFF, &[]);
+    otlp.later("sample", "0.01", &[]);
+    otlp.finish();
     for name in ["acl", "bridge"] {
         refuse_list(reader, root, name);
     }
