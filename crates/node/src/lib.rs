@@ -25,6 +25,7 @@ mod drain;
 mod end;
 pub mod error;
 mod fences;
+mod gauges;
 pub mod health;
 mod heartbeat;
 mod held;

@@ -78,7 +78,9 @@ pub use encoding::{decode_message, encode_command, encode_message};
 pub use error::{StoreError, WriteError};
 pub use forward::{Forwarder, ProposalService, peer_channel};
 pub use ids::{ConnectionId, Epoch, Holder, Incarnation, NodeId, ShardId};
-pub use machine::{Applied, BodyLookup, DueSession, DueWill, Machine, RetainedPage, StateError};
+pub use machine::{
+    Applied, BodyLookup, DueSession, DueWill, Machine, RetainedPage, SessionTally, StateError,
+};
 pub use proposer::{Proposer, ProposerCore, Waiter};
 pub use replica::OnApplied;
 pub use service::{RaftService, incoming, server_builder};
