@@ -21,8 +21,15 @@ else
     echo "test: there is no schemathesis; the test that needs it will be skipped" >&2
 fi
 
+if HOLDFAST_DEPLOY_TOOLS="$(scripts/deploy_tools.sh)"; then
+    export HOLDFAST_DEPLOY_TOOLS
+else
+    echo "test: there are no tools for deploy/; the tests that need them will be skipped" >&2
+fi
+
 output="$(mktemp)"
-trap 'rm -f "$output"' EXIT
+trap 'scripts/engine.sh stop; rm -f "$output"' EXIT
+scripts/engine.sh start || echo "test: there is no Docker engine; the tests that need one will be skipped" >&2
 outcome=0
 scripts/cargo.sh test --release --locked --workspace --no-fail-fast 2>&1 | tee "$output" || outcome=$?
 

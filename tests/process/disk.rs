@@ -20,7 +20,7 @@ async fn unready_for_its_disk(cluster: &Cluster) {
 #[tokio::test]
 async fn nothing_is_stored_when_the_disk_is_short() {
     let name = "nothing_is_stored_when_the_disk_is_short";
-    for storage in ["min_free_disk = \"1024TiB\"", "disk_max = \"1KiB\""] {
+    for storage in ["min_free_disk = \"1048576GiB\"", "disk_max = \"1KiB\""] {
         let options = ClusterOptions {
             nodes: 1,
             storage,

@@ -112,6 +112,12 @@ impl Broker {
         ShardId::of_client(client_id.as_str(), self.shards.count())
     }
 
+    /// There is a session of this client, as this node's replica of its shard has it.
+    pub(crate) fn knows(&self, client_id: &codec::ClientId) -> bool {
+        let own = self.shards.shard(self.shard_of(client_id));
+        own.is_some_and(|shard| shard.with_machine(|machine| machine.knows(client_id)))
+    }
+
     /// Writes commands that are harmless when repeated. One attempt.
     pub(crate) async fn propose_idempotent(
         &self,

@@ -424,7 +424,7 @@ impl Connection {
     }
 
     fn on_packet(&mut self, packet: Packet) -> Result<(), End> {
-        self.tally.packet_received();
+        self.tally.packet_received(packet.packet_type());
         // Not when some of its bytes came: who never completes one is not alive [MQTT-3.1.2-22].
         self.last_packet = Instant::now();
         match packet {

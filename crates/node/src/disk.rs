@@ -30,12 +30,18 @@ pub(crate) struct Disk {
 }
 
 /// Bytes of a disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Room {
     /// Free for this process.
     free: u64,
     /// Taken by the data folder.
     used: u64,
+    /// Of this, by the write-ahead log of the Raft log.
+    wal: u64,
+    /// By the rest of the Raft log.
+    log: u64,
+    /// By the state.
+    state: u64,
 }
 
 impl Disk {
@@ -83,27 +89,37 @@ pub(crate) async fn watch(broker: Arc<Broker>) {
 
 fn look(data_dir: &Path) -> io::Result<Room> {
     let disk = rustix::fs::statvfs(data_dir)?;
+    let (log, wal) = size_of(&data_dir.join("log")).unwrap_or_default();
+    let (state, _) = size_of(&data_dir.join("state")).unwrap_or_default();
     Ok(Room {
         free: disk.f_bavail.saturating_mul(disk.f_frsize),
-        used: size_of(data_dir)?,
+        used: size_of(data_dir)?.0,
+        wal,
+        log: log.saturating_sub(wal),
+        state,
     })
 }
 
-/// Bytes of the files below a folder. One that vanishes meanwhile counts for nothing.
-fn size_of(folder: &Path) -> io::Result<u64> {
-    let mut bytes = 0_u64;
+/// Bytes of the files below a folder, and of those of them that RocksDB writes ahead. One that
+/// vanishes meanwhile counts for nothing.
+fn size_of(folder: &Path) -> io::Result<(u64, u64)> {
+    let (mut bytes, mut ahead) = (0_u64, 0_u64);
     for entry in fs::read_dir(folder)?.filter_map(Result::ok) {
         let Ok(metadata) = entry.metadata() else {
             continue;
         };
-        let size = if metadata.is_dir() {
-            size_of(&entry.path()).unwrap_or(0)
+        let path = entry.path();
+        let (size, of_it_ahead) = if metadata.is_dir() {
+            size_of(&path).unwrap_or_default()
+        } else if path.extension().is_some_and(|extension| extension == "log") {
+            (metadata.len(), metadata.len())
         } else {
-            metadata.len()
+            (metadata.len(), 0)
         };
         bytes = bytes.saturating_add(size);
+        ahead = ahead.saturating_add(of_it_ahead);
     }
-    Ok(bytes)
+    Ok((bytes, ahead))
 }
 
 impl Broker {
@@ -111,6 +127,9 @@ impl Broker {
         let was_short = self.disk.is_short();
         let shortage = shortage(&self.config.storage, room, was_short);
         count::disk(room.free, self.config.storage.min_free_disk);
+        for (kind, bytes) in [("log", room.log), ("wal", room.wal), ("state", room.state)] {
+            count::storage_size(kind, bytes);
+        }
         count::overload("disk", shortage.is_some());
         self.disk
             .is_short
@@ -174,7 +193,11 @@ mod tests {
 
     #[test]
     fn a_short_disk_is_short_until_a_twentieth_more_is_there() {
-        let room = |free, used| Room { free, used };
+        let room = |free, used| Room {
+            free,
+            used,
+            ..Room::default()
+        };
         let least = config(1_000, 0);
         assert!(shortage(&least, room(1_000, 0), false).is_none());
         let reason = shortage(&least, room(999, 0), false).unwrap();
@@ -194,8 +217,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("inner")).unwrap();
         fs::write(folder.path().join("a"), [0; 10]).unwrap();
-        fs::write(folder.path().join("inner/b"), [0; 5]).unwrap();
-        assert_eq!(size_of(folder.path()).unwrap(), 15);
+        fs::write(folder.path().join("inner/1.log"), [0; 5]).unwrap();
+        assert_eq!(size_of(folder.path()).unwrap(), (15, 5));
         assert_eq!(look(folder.path()).unwrap().used, 15);
         assert!(look(folder.path()).unwrap().free > 0);
     }

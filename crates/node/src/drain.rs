@@ -1,5 +1,5 @@
 //! A planned stop, or a node that is emptied for a while: everything up to the point where no client
-//! is left (OPERATIONS section 7). `leaving.rs` is the same seen by one connection.
+//! is left. `leaving.rs` is the same seen by one connection.
 //!
 //! Invariants:
 //! - Balancers see it first (`/readyz`), then nobody is accepted, then the leaderships go, and only

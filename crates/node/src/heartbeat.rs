@@ -88,6 +88,7 @@ async fn beat(
     };
     match reply {
         Ok(reply) => {
+            count::peer_rtt(peer.0, clock::now().saturating_sub(sent));
             broker.silence.heard(peer);
             broker.unanswered.heard(peer);
             let needed = seen_from_proto(reply.into_inner());

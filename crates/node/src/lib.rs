@@ -28,6 +28,7 @@ pub mod error;
 mod events;
 mod facts;
 mod fences;
+mod gauges;
 pub mod health;
 mod heartbeat;
 mod held;

@@ -1,7 +1,7 @@
 //! Accept loops: one per listener.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -76,6 +76,7 @@ impl Listener {
             let broker = Arc::clone(&broker);
             let origin = Origin {
                 address,
+                since: Instant::now(),
                 listener: Arc::clone(&name),
                 anonymous,
             };

@@ -123,8 +123,7 @@ impl Broker {
         if max == 0 {
             return Ok(());
         }
-        let own = self.shards.shard(self.shard_of(client_id));
-        if own.is_some_and(|shard| shard.with_machine(|machine| machine.knows(client_id))) {
+        if self.knows(client_id) {
             return Ok(());
         }
         let counts = self.shards.iter();

@@ -255,7 +255,7 @@ impl Connection {
                 continue;
             };
             if tag.is_none() && link.is_full() {
-                count::dropped("peer_queue_full");
+                count::dropped_for_peer(node.0);
                 continue;
             }
             let message = encoded

@@ -297,17 +297,21 @@ impl Registry {
         delivered
     }
 
-    /// Subscriptions of sessions here that end with their connection.
-    pub(crate) fn transient_subscriptions(&self) -> usize {
+    /// Subscriptions of sessions here that end with their connection: without wildcards, with, and
+    /// shared ones.
+    pub(crate) fn transient_subscriptions(&self) -> (usize, usize, usize) {
         let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
         let transient = live.connections.iter();
-        transient
-            .filter(|(_, connection)| !connection.hosted)
-            .map(|(id, _)| {
-                let unshared = live.router.subscriptions(id).count();
-                unshared.saturating_add(live.shared.groups_of(id).count())
-            })
-            .sum()
+        let (mut exact, mut wildcard, mut shared) = (0_usize, 0_usize, 0_usize);
+        for (id, _) in transient.filter(|(_, connection)| !connection.hosted) {
+            let all = live.router.subscriptions(id).count();
+            let with = live.router.subscriptions(id);
+            let with = with.filter(|(filter, _)| filter.has_wildcards()).count();
+            wildcard = wildcard.saturating_add(with);
+            exact = exact.saturating_add(all.saturating_sub(with));
+            shared = shared.saturating_add(live.shared.groups_of(id).count());
+        }
+        (exact, wildcard, shared)
     }
 
     /// Bytes that are kept on account of each connection.

@@ -31,7 +31,7 @@ use crate::pressure::{self, Pressure};
 use crate::query::QueryService;
 use crate::silence::{Reports, Silence};
 use crate::visibility::Visibility;
-use crate::{clock, count, heartbeat, members, outbox, sys_topics, wills};
+use crate::{clock, count, gauges, heartbeat, members, outbox, sys_topics, wills};
 
 /// How often readiness is looked at.
 const HEALTH_PERIOD: Duration = Duration::from_millis(100);
@@ -112,6 +112,7 @@ impl Server {
         self.tasks.spawn(members::duties(Arc::clone(broker)));
         self.tasks.spawn(watch_health(Arc::clone(broker)));
         self.tasks.spawn(pressure::relieve(Arc::clone(broker)));
+        self.tasks.spawn(gauges::keep(Arc::clone(broker)));
         self.tasks.spawn(disk::watch(Arc::clone(broker)));
         self.tasks.spawn(sys_topics::run(Arc::clone(broker)));
     }

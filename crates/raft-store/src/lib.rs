@@ -81,8 +81,8 @@ pub use forward::{Forwarder, ProposalService, peer_channel};
 pub use ids::{ConnectionId, Epoch, Holder, Incarnation, NodeId, ShardId};
 pub use leadership::{ShardStatus, TransferError, preferred_leader};
 pub use machine::{
-    Applied, BodyLookup, DueSession, DueWill, Machine, RetainedPage, SessionView, StateError,
-    StoredSession, SubscriberView,
+    Applied, BodyLookup, DueSession, DueWill, Machine, RetainedPage, SessionTally, SessionView,
+    StateError, StoredSession, SubscriberView,
 };
 pub use proposer::{Proposer, ProposerCore, Waiter};
 pub use replica::OnApplied;

@@ -48,6 +48,7 @@ mod sessions;
 mod shared;
 mod storage;
 mod subscriptions;
+mod tally;
 mod view;
 mod wills;
 
@@ -57,6 +58,7 @@ mod tests;
 pub use bodies::BodyLookup;
 pub use retained::RetainedPage;
 pub use storage::StateError;
+pub use tally::SessionTally;
 pub use view::{SessionView, StoredSession, SubscriberView};
 pub use wills::DueWill;
 
@@ -278,12 +280,6 @@ impl Machine {
     #[must_use]
     pub fn queue_len(&self, client_id: &ClientId) -> usize {
         self.session(client_id).map_or(0, Session::queue_len)
-    }
-
-    /// Position of the oldest message that is in flight to the client of a session of this shard.
-    #[must_use]
-    pub fn oldest_in_flight(&self, client_id: &ClientId) -> Option<u64> {
-        self.session(client_id)?.oldest_in_flight()
     }
 
     /// The newest version that a retained message of this shard was given; 0 before the first.

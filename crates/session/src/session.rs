@@ -170,6 +170,12 @@ impl Session {
         self.outbound.in_flight_len()
     }
 
+    /// Those of QoS 2 whose PUBREC has come. O(deliveries that have a packet id).
+    #[must_use]
+    pub fn awaiting_pubcomp_len(&self) -> usize {
+        self.outbound.awaiting_pubcomp_len()
+    }
+
     /// Position of the oldest of them.
     #[must_use]
     pub fn oldest_in_flight(&self) -> Option<u64> {

@@ -14,11 +14,11 @@ pub struct StorageConfig {
     /// behind what its state holds; a node that lacks more than that catches up by snapshot. Default
     /// 100000: minutes of full load, and a restart replays no more.
     pub snapshot_after: u64,
-    /// `min_free_disk`, bytes, 0..1024TiB: with less than that free on the disk of `node.data_dir`, clients
+    /// `min_free_disk`, bytes, 0..1048576GiB: with less than that free on the disk of `node.data_dir`, clients
     /// publish nothing at QoS 1 or 2 and nothing retained through this node, until a twentieth more is
     /// free. 0: no limit. Default 1GiB: what is under way, and compaction, need room.
     pub min_free_disk: u64,
-    /// `disk_max`, bytes, 0..1024TiB: the same while this node's data take more than that, until they take a
+    /// `disk_max`, bytes, 0..1048576GiB: the same while this node's data take more than that, until they take a
     /// twentieth less. Default 0: no limit.
     pub disk_max: u64,
 }
