@@ -15,6 +15,11 @@ if HOLDFAST_NODE_MODULES="$(scripts/interop_node.sh)"; then
 else
     echo "test: there is no Node.js with mqtt.js; the test that needs it will be skipped" >&2
 fi
+if HOLDFAST_SCHEMATHESIS="$(scripts/schemathesis.sh)"; then
+    export HOLDFAST_SCHEMATHESIS
+else
+    echo "test: there is no schemathesis; the test that needs it will be skipped" >&2
+fi
 
 if HOLDFAST_DEPLOY_TOOLS="$(scripts/deploy_tools.sh)"; then
     export HOLDFAST_DEPLOY_TOOLS

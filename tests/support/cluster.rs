@@ -60,6 +60,8 @@ pub struct ClusterOptions {
     pub storage: &'static str,
     /// Lines of the section `[auth]`.
     pub auth: String,
+    /// Further lines of the section `[admin]`.
+    pub admin: String,
     /// Nothing else may run beside it: for tests that measure time.
     pub alone: bool,
     /// Many tests use it, and it takes no turn: whoever starts it limits how many there are.
@@ -89,6 +91,7 @@ impl ClusterOptions {
             snapshot_after: 100_000,
             storage: "",
             auth: "anonymous = \"loopback\"".to_owned(),
+            admin: String::new(),
             alone: false,
             shared: false,
             shim: false,
@@ -170,6 +173,12 @@ impl Cluster {
             .filter(|other| *other != id)
             .partition(|other| *other < id);
         after.into_iter().chain(before).collect()
+    }
+
+    /// A node's admin port.
+    #[must_use]
+    pub fn admin(&self, id: NodeId) -> SocketAddr {
+        self.node(id).admin.address()
     }
 
     /// Where a node's clients connect.

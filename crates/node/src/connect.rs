@@ -23,6 +23,7 @@ use crate::config;
 use crate::connection::Connection;
 use crate::count::{self, SessionOutcome};
 use crate::end::End;
+use crate::facts::ConnectionFacts;
 use crate::life::Life;
 use crate::mailbox::Mailbox;
 use crate::reason::{self, Audience};
@@ -207,6 +208,8 @@ async fn begin(
         opened.hosted,
         Arc::clone(&mailbox),
     );
+    life.registry
+        .describe(client.holder.connection, ConnectionFacts::of(&client));
     let connack = connack(&broker, connect, terms, opened.session_present);
     wire.send(&Packet::Connack(Box::new(connack)), connect.version);
     count::connection_opened(&client.origin.listener);

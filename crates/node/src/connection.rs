@@ -296,6 +296,7 @@ impl Connection {
     fn has_written(&mut self, written: io::Result<usize>, reads: bool) -> bool {
         let bytes = written.unwrap_or(0);
         self.tally.bytes_sent(bytes);
+        self.mailbox.traffic.sent(bytes);
         // A client that reads slowly is alive, although nothing is read from it.
         if !reads && bytes > 0 {
             self.last_packet = Instant::now();
@@ -308,6 +309,7 @@ impl Connection {
         let bytes = read.unwrap_or(0);
         self.spend_bytes(bytes);
         self.tally.bytes_received(bytes);
+        self.mailbox.traffic.received(bytes);
         bytes > 0
     }
 

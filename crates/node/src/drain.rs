@@ -46,7 +46,6 @@ pub(crate) enum Stage {
 
 impl Stage {
     /// For people and programs.
-    #[expect(dead_code, reason = "for the admin API")]
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Serving => "serving",
@@ -197,7 +196,6 @@ impl Broker {
     ///
     /// # Errors
     /// It is quorum critical, and `force` was not given.
-    #[expect(dead_code, reason = "for the admin API")]
     pub(crate) fn request_drain(
         self: &Arc<Self>,
         limit: Option<Duration>,
@@ -213,7 +211,6 @@ impl Broker {
     }
 
     /// Calls a drain off: the node accepts clients and leads shards again.
-    #[expect(dead_code, reason = "for the admin API")]
     pub(crate) fn undrain(&self) {
         let was = {
             let mut period = self.drain.period();

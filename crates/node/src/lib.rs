@@ -8,6 +8,7 @@ pub mod auth;
 mod backlog;
 mod broker;
 mod budget;
+mod calendar;
 mod capabilities;
 pub mod cli;
 mod client;
@@ -24,6 +25,8 @@ mod dispatch;
 mod drain;
 mod end;
 pub mod error;
+mod events;
+mod facts;
 mod fences;
 mod gauges;
 pub mod health;
@@ -50,6 +53,7 @@ mod pending;
 mod pressure;
 mod proto;
 mod publish;
+mod query;
 mod rate;
 mod reason;
 mod received;
@@ -79,7 +83,7 @@ use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
-use crate::config::Config;
+use crate::config::Loaded;
 use crate::data_dir::{DataDir, Identity};
 use crate::health::Health;
 use crate::metrics::Exporter;
@@ -92,7 +96,7 @@ pub use crate::error::StartError;
 ///
 /// # Errors
 /// [`StartError`]: why it did not start, or what ended it.
-pub async fn run(config: Config) -> Result<(), StartError> {
+pub async fn run(Loaded { config, entries }: Loaded) -> Result<(), StartError> {
     let mut signals = StopSignals::install(Hangup::Reloads)?;
     let exporter = Exporter::install()?;
     let identity = Identity {
@@ -106,9 +110,10 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     exporter.spawn_upkeep();
     metrics::set_identity(&config.node.name, &config.cluster.name);
     let stop = CancellationToken::new();
-    let admin = Admin::bind(config.admin.bind).await?;
-    let admin = admin.serve(Arc::clone(&health), exporter, stop.clone());
+    let admin = Admin::bind(&config.admin).await?;
+    let admin = admin.serve((Arc::clone(&health), exporter), entries, stop.clone());
     let server = Server::start(config, Arc::clone(&health)).await?;
+    admin.attach(server.broker())?;
     tell_systemd(NotifyState::Ready);
     tokio::select! {
         () = signals.any() => {}
@@ -118,6 +123,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     server.stop(signals.any()).await?;
     stop.cancel();
     admin
+        .task
         .await
         .map_err(|error| StartError::failed("the admin port stopped", error))
 }

@@ -100,7 +100,7 @@ fn set_reason_string(packet: &mut Packet, text: Option<Utf8>) {
 
 /// What the person should know, by cause as in the logs and metrics. "": nothing beyond the code.
 pub(crate) fn of_cause(cause: &str) -> &'static str {
-    const TEXTS: [(&str, &str); 19] = [
+    const TEXTS: [(&str, &str); 20] = [
         (
             "anonymous",
             "this listener takes no client without credentials",
@@ -124,6 +124,7 @@ pub(crate) fn of_cause(cause: &str) -> &'static str {
             "keepalive",
             "no packet within one and a half times the keep alive",
         ),
+        ("kicked", "an administrator closed this connection"),
         (
             "max_qos",
             "the QoS of the will is above the Maximum QoS of this server",

@@ -12,6 +12,7 @@ use session::{Body, Delivery, StoredMessage, Subscription, effective_qos};
 
 use crate::budget::{Budget, LARGE_BYTES};
 use crate::count;
+use crate::facts::ConnectionFacts;
 use crate::mailbox::{LiveOutcome, Mailbox, SharedDelivery};
 use crate::shared::{SharedOrigin, SharedTaken};
 
@@ -20,6 +21,8 @@ use crate::shared::{SharedOrigin, SharedTaken};
 pub(crate) struct Registry {
     next_connection: AtomicU64,
     mailboxes: DashMap<ConnectionId, Arc<Mailbox>>,
+    /// Of those whose session is open.
+    facts: DashMap<ConnectionId, ConnectionFacts>,
     live: RwLock<LiveTable>,
     /// Whose turn it is in a shared subscription; also names the messages for them.
     turn: AtomicU64,
@@ -147,7 +150,37 @@ impl Registry {
     /// Forgets a connection and its subscriptions.
     pub(crate) fn close(&self, connection: ConnectionId) {
         self.mailboxes.remove(&connection);
+        self.facts.remove(&connection);
         self.leave(connection);
+    }
+
+    /// Notes what operators may ask about an open connection.
+    pub(crate) fn describe(&self, connection: ConnectionId, facts: ConnectionFacts) {
+        self.facts.insert(connection, facts);
+    }
+
+    /// What was noted.
+    pub(crate) fn facts(&self, connection: ConnectionId) -> Option<ConnectionFacts> {
+        self.facts
+            .get(&connection)
+            .map(|entry| entry.value().clone())
+    }
+
+    /// The subscriptions of a connection, in the order of their filters.
+    pub(crate) fn subscriptions(
+        &self,
+        connection: ConnectionId,
+    ) -> BTreeMap<TopicFilter, router::Subscription> {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        let ordinary = live.router.subscriptions(&connection);
+        let shared = live.shared.groups_of(&connection).filter_map(|filter| {
+            let subscription = live.shared.get(&connection, filter)?;
+            Some((TopicFilter::clone(filter), *subscription))
+        });
+        ordinary
+            .map(|(filter, subscription)| (filter.clone(), *subscription))
+            .chain(shared)
+            .collect()
     }
 
     /// The mailbox of an open connection.

@@ -28,6 +28,7 @@ use crate::listener::Listener;
 use crate::overload::Overload;
 use crate::peers::PeerService;
 use crate::pressure::{self, Pressure};
+use crate::query::QueryService;
 use crate::silence::{Reports, Silence};
 use crate::visibility::Visibility;
 use crate::{clock, count, gauges, heartbeat, members, outbox, sys_topics, wills};
@@ -94,6 +95,7 @@ impl Server {
                 .add_service(RaftService::new(Arc::clone(&broker.shards)))
                 .add_service(ProposalService::server(Arc::clone(&broker.shards)))
                 .add_service(PeerService::server(Arc::clone(broker)))
+                .add_service(QueryService::server(Arc::clone(broker)))
                 .serve_with_incoming(raft_store::incoming(socket));
             self.tasks.spawn(async move {
                 if let Err(error) = server.await {
@@ -132,6 +134,11 @@ impl Server {
         }
         self.tasks.spawn(outbox::report_taken(Arc::clone(broker)));
         self.tasks.spawn(outbox::watch_bound(Arc::clone(broker)));
+    }
+
+    /// The parts of the node, for whoever answers about it.
+    pub(crate) fn broker(&self) -> &Arc<Broker> {
+        &self.broker
     }
 
     /// What ends the node although nobody asked it to stop.

@@ -21,6 +21,7 @@
 //! | `wills`, `retained` | wills; retained messages and their versions |
 //! | `bodies` | contents, in memory or on disk |
 //! | `storage`, `catch_up` | state as keys and records; what a node does after an installed snapshot |
+//! | `view` | what operators see of sessions, in pages |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -48,6 +49,7 @@ mod shared;
 mod storage;
 mod subscriptions;
 mod tally;
+mod view;
 mod wills;
 
 #[cfg(test)]
@@ -57,6 +59,7 @@ pub use bodies::BodyLookup;
 pub use retained::RetainedPage;
 pub use storage::StateError;
 pub use tally::SessionTally;
+pub use view::{SessionView, StoredSession, SubscriberView};
 pub use wills::DueWill;
 
 use bodies::Bodies;

@@ -64,6 +64,7 @@ impl Node {
             inflight_max,
             limits,
             auth,
+            admin: admin_lines,
             snapshot_after,
             storage,
             ..
@@ -98,6 +99,7 @@ inflight_max = {inflight_max}
 
 [admin]
 bind = "{admin}"
+{admin_lines}
 
 [log]
 format = "json"

@@ -89,10 +89,8 @@ pub(super) fn auth(section: &mut Section<'_>) {
     http.finish();
 }
 
-/// Keys of `[admin]`: only health and metrics are served, which need no token.
+/// Keys of `[admin]`: there is no page yet.
 pub(super) fn admin(section: &mut Section<'_>) {
-    section.later("token_file", OFF, &[]);
-    section.later("metrics_auth", "false", &[]);
     section.later("ui", "true", &["false"]);
 }
 
