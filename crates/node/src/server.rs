@@ -220,6 +220,7 @@ fn broker(
         health.watch_fsyncs(move || shards.storage_health().oldest_pending);
     }
     let overload = Overload::new(&config.limits);
+    let limits = watch::Sender::new(Arc::new(config.limits.clone()));
     Ok(Arc::new(Broker {
         config,
         started: clock::now(),
@@ -235,6 +236,7 @@ fn broker(
         reports: Reports::default(),
         visibility: Arc::new(visibility),
         pressure: Pressure::new(buffers_max),
+        limits,
         overload,
         outbox_full: watch::Sender::new(false),
         scram,
