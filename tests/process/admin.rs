@@ -472,7 +472,7 @@ async fn a_request_that_cannot_be_carried_out_is_answered_with_a_problem() {
     let publish = "/api/v1/publish";
     let text = ("Content-Type", "text/plain");
     let rebound = ("Host", "evil.example.com");
-    let page = ("Origin", "http://evil.example.com");
+    let page = ("Origin", "http://example.com");
     type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str, u16);
     let cases: [Case<'_>; 20] = [
         ("GET", "/nothing", &[], "", 404),
