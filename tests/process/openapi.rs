@@ -27,6 +27,10 @@ const LEFT_OUT: [&str; 10] = [
     "reloadConfig",
 ];
 
+/// What is looked at; one list, since a second one would replace the first.
+const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
+    response_headers_conformance,response_schema_conformance,unsupported_method";
+
 /// Requests that the file allows, and some that it does not, made up by schemathesis: every answer has a
 /// status, a content type and a body that the file names, and none is an error of the server. That wrong
 /// requests are refused is in `admin.rs`: patterns in the file are narrower than what is taken.
@@ -58,15 +62,7 @@ async fn the_cluster_answers_as_the_openapi_file_says() {
             "--url",
             &format!("http://{}", cluster.admin(3)),
         ])
-        .args([
-            "--checks",
-            "not_a_server_error,status_code_conformance,content_type_conformance",
-        ])
-        .args([
-            "--checks",
-            "response_headers_conformance,response_schema_conformance",
-        ])
-        .args(["--checks", "unsupported_method"])
+        .args(["--checks", CHECKS])
         .args([
             "--max-examples",
             "20",
