@@ -472,9 +472,9 @@ async fn a_request_that_cannot_be_carried_out_is_answered_with_a_problem() {
     let publish = "/api/v1/publish";
     let text = ("Content-Type", "text/plain");
     let rebound = ("Host", "evil.example.com");
-    let page = ("Origin", "http://evil.example.com");
+    let page = ("Origin", "http://example.com");
     type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str, u16);
-    let cases: [Case<'_>; 20] = [
+    let cases: [Case<'_>; 21] = [
         ("GET", "/nothing", &[], "", 404),
         ("GET", "/api/v1/clients/nobody", &[], "", 404),
         ("GET", "/api/v1/nodes/7", &[], "", 404),
@@ -491,6 +491,7 @@ async fn a_request_that_cannot_be_carried_out_is_answered_with_a_problem() {
         ("POST", publish, &[], r#"{"topic":"t"}"#, 415),
         ("POST", publish, &[JSON], r#"{"topic":"t","colour":1}"#, 400),
         ("POST", publish, &[JSON], r#"{"topic":"$SYS/x"}"#, 400),
+        ("POST", publish, &[JSON], r#"["t"]"#, 400),
         ("PUT", "/api/v1/log/level", &[JSON], &large, 413),
         (
             "PUT",

@@ -94,6 +94,10 @@ pub(super) async fn read_json<T: DeserializeOwned>(
         return Err(too_large(bytes_max));
     }
     let bytes = read_body(body, bytes_max).await?;
+    // A list would be taken for the members of the object in their order.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Problem::bad_request("the body must be a JSON object"));
+    }
     serde_json::from_slice(&bytes)
         .map_err(|error| Problem::bad_request(format!("the JSON of the body: {error}")))
 }

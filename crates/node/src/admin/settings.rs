@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(shown("secret", "\"x\""), "\"(not shown)\"");
         assert_eq!(shown("secret", "\"\""), "\"\"");
         assert_eq!(shown("secret_file", "\"/run/secret\""), "\"/run/secret\"");
-        assert_eq!(shown("url", "\"http://u:p@host/\""), "\"(not shown)\"");
+        assert_eq!(shown("url", "\"http://x:p@x/\""), "\"(not shown)\"");
         assert_eq!(shown("bind", "\"127.0.0.1:1\""), "\"127.0.0.1:1\"");
     }
 }

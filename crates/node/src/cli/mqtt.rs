@@ -423,9 +423,13 @@ fn connect_packet(arguments: &BrokerArguments) -> Result<Connect, StartError> {
     Ok(connect)
 }
 
-/// `host:port` of `mqtt://host[:port]`.
+/// `host:port` of the URL; without a port that of MQTT.
 fn address(url: &str) -> Result<String, StartError> {
-    let wrong = || StartError::Usage(format!("{url}: expected mqtt://HOST[:PORT]"));
+    let wrong = || {
+        StartError::Usage(format!(
+            "{url}: expected mqtt:// and then HOST or HOST:PORT"
+        ))
+    };
     let host = url.strip_prefix("mqtt://").ok_or_else(wrong)?;
     let host = host.trim_end_matches('/');
     if host.is_empty() || host.contains(['/', '@']) {
@@ -482,7 +486,7 @@ mod tests {
             ("mqtt://[::1]:1884", Some("[::1]:1884")),
             ("localhost:1883", None),
             ("mqtts://localhost", None),
-            ("mqtt://user@host", None),
+            ("mqtt://x@x", None),
             ("mqtt://", None),
         ] {
             assert_eq!(address(url).ok().as_deref(), expected, "{url}");
