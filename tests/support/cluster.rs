@@ -58,6 +58,10 @@ pub struct ClusterOptions {
     pub snapshot_after: u64,
     /// Lines of the section `[auth]`.
     pub auth: String,
+    /// Further lines of the section `[cluster]`; sections of their own may follow.
+    pub cluster: String,
+    /// Further `[[listener]]`s.
+    pub listeners: String,
     /// Nothing else may run beside it: for tests that measure time.
     pub alone: bool,
     /// Many tests use it, and it takes no turn: whoever starts it limits how many there are.
@@ -84,6 +88,8 @@ impl ClusterOptions {
             limits: "",
             snapshot_after: 100_000,
             auth: "anonymous = \"loopback\"".to_owned(),
+            cluster: String::new(),
+            listeners: String::new(),
             alone: false,
             shared: false,
             shim: false,
@@ -268,6 +274,17 @@ impl Cluster {
             }
         }
         self.wait_ready().await;
+    }
+
+    /// Changes the configuration of a node that is not running.
+    ///
+    /// # Panics
+    /// When its file is not there.
+    pub fn configure(&self, id: NodeId, change: impl FnOnce(String) -> String) {
+        assert!(!self.is_started(id), "node {id} has read its file already");
+        let path = configuration_path(self.directory.path(), id);
+        let text = std::fs::read_to_string(&path).expect("it was written");
+        std::fs::write(&path, change(text)).expect("it is writable");
     }
 
     /// SIGSTOP: from here on the process neither reads nor answers nor dies.

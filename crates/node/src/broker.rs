@@ -20,6 +20,7 @@ use crate::life::{Destination, Life};
 use crate::overload::Overload;
 use crate::pressure::Pressure;
 use crate::silence::{Reports, Silence};
+use crate::transport::TlsStore;
 use crate::visibility::Visibility;
 
 /// One node.
@@ -59,6 +60,8 @@ pub(crate) struct Broker {
     pub(crate) outbox_full: watch::Sender<bool>,
     /// Who may authenticate by SCRAM, if anybody.
     pub(crate) scram: Option<Scram>,
+    /// Certificates of the listeners and of the cluster port.
+    pub(crate) tls: Arc<TlsStore>,
     /// The node is about to stop: connections close.
     pub(crate) stopping: watch::Sender<bool>,
 }

@@ -12,7 +12,8 @@ use crate::metrics::{
     CONNECTIONS_CLOSED_TOTAL, CONNECTIONS_OPENED_TOTAL, CONNECTIONS_REJECTED_TOTAL,
     MEMORY_LIMIT_BYTES, MESSAGES_DROPPED_TOTAL, MESSAGES_REDELIVERED_TOTAL, OVERLOAD_STATE,
     PEER_UP, PROTOCOL_VIOLATIONS_TOTAL, PUBLISH_DELAYED_TOTAL, PUBLISH_RECEIVED_TOTAL,
-    PUBLISH_SENT_TOTAL, RAFT_ROLE, SUBSCRIBERS_STUCK_TOTAL, VIOLATION_REASONS,
+    PUBLISH_SENT_TOTAL, RAFT_ROLE, SUBSCRIBERS_STUCK_TOTAL,
+    TLS_CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS, TLS_RELOADS_TOTAL, VIOLATION_REASONS,
 };
 use crate::statistics::SUMS;
 
@@ -204,6 +205,19 @@ pub(crate) fn memory_limit(bytes: Option<u64>) {
 /// Whether new connections are refused for want of something.
 pub(crate) fn overload(resource: &'static str, is_short: bool) {
     gauge!(OVERLOAD_STATE, "resource" => resource).set(if is_short { 1.0 } else { 0.0 });
+}
+
+/// Until when the certificate of a listener is good, in seconds since 1970.
+pub(crate) fn certificate_expiry(listener: &str, seconds: i64) {
+    // Exact up to 2^53, which no calendar reaches.
+    gauge!(TLS_CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS, "listener" => listener.to_owned())
+        .set(seconds as f64);
+}
+
+/// Files of a certificate have changed.
+pub(crate) fn tls_reload(taken_over: bool) {
+    let result = if taken_over { "reloaded" } else { "failed" };
+    counter!(TLS_RELOADS_TOTAL, "result" => result).increment(1);
 }
 
 /// Whether a peer answers heartbeats.

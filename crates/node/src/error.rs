@@ -2,7 +2,7 @@
 //! trying again can help.
 
 use std::error::Error;
-use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use crate::auth::ScramFileError;
 use crate::config::{ConfigError, Entry};
@@ -33,9 +33,21 @@ pub enum StartError {
         /// The key that names the address, e.g. `listener.0.bind`.
         key: String,
         /// The address.
-        address: SocketAddr,
+        address: String,
         /// What the operating system said.
         source: std::io::Error,
+    },
+    /// A file that the configuration names is not there or of no use.
+    #[error("{}{key} = {path:?}: {problem}", prefix(.place))]
+    File {
+        /// Where its path was written, once known.
+        place: Option<String>,
+        /// The key that names it, e.g. `listener.0.cert`.
+        key: String,
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
     },
     /// A command cannot be carried out as it was given.
     #[error("{0}")]
@@ -63,12 +75,22 @@ impl StartError {
     }
 
     /// A socket that cannot be bound.
-    pub fn bind(key: impl Into<String>, address: SocketAddr, source: std::io::Error) -> Self {
+    pub fn bind(key: impl Into<String>, address: impl ToString, source: std::io::Error) -> Self {
         Self::Bind {
             place: None,
             key: key.into(),
-            address,
+            address: address.to_string(),
             source,
+        }
+    }
+
+    /// A file that is not there or of no use.
+    pub fn file(key: impl Into<String>, path: &Path, problem: impl ToString) -> Self {
+        Self::File {
+            place: None,
+            key: key.into(),
+            path: path.to_owned(),
+            problem: problem.to_string(),
         }
     }
 
@@ -82,12 +104,23 @@ impl StartError {
                 source,
                 ..
             } => {
-                let place = entries.iter().find(|entry| entry.full_key() == key);
+                let place = place_of(&key, entries);
                 Self::Bind {
-                    place: place.map(|entry| entry.origin.to_string()),
+                    place,
                     key,
                     address,
                     source,
+                }
+            }
+            Self::File {
+                key, path, problem, ..
+            } => {
+                let place = place_of(&key, entries);
+                Self::File {
+                    place,
+                    key,
+                    path,
+                    problem,
                 }
             }
             Self::Config(_)
@@ -101,11 +134,20 @@ impl StartError {
     /// 2: correct the command line, the configuration or the folder first. 1: it may pass.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Credentials(_) | Self::Bind { .. } | Self::Usage(_) => USAGE,
+            Self::Config(_)
+            | Self::Credentials(_)
+            | Self::Bind { .. }
+            | Self::File { .. }
+            | Self::Usage(_) => USAGE,
             Self::DataDir(error) if error.is_permanent() => USAGE,
             Self::DataDir(_) | Self::Failed { .. } => FAILED,
         }
     }
+}
+
+fn place_of(key: &str, entries: &[Entry]) -> Option<String> {
+    let entry = entries.iter().find(|entry| entry.full_key() == key)?;
+    Some(entry.origin.to_string())
 }
 
 /// `PLACE: ` when the place is known.

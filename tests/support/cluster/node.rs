@@ -65,6 +65,8 @@ impl Node {
             limits,
             auth,
             snapshot_after,
+            cluster: cluster_lines,
+            listeners,
             ..
         } = options;
         format!(
@@ -78,6 +80,7 @@ listen = "{cluster}"
 advertise = "{advertised}"
 peers = [{peers}]
 shards = {shards}
+{cluster_lines}
 
 [storage]
 snapshot_after = {snapshot_after}
@@ -86,6 +89,7 @@ snapshot_after = {snapshot_after}
 name = "tcp"
 kind = "mqtt"
 bind = "{mqtt}"
+{listeners}
 
 [limits]
 inflight_max = {inflight_max}
