@@ -1,8 +1,12 @@
-//! Compiles the contract between nodes.
+//! Compiles the contracts between nodes.
+
+const CONTRACTS: [&str; 2] = ["peers.proto", "query.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo:rerun-if-changed=../../proto/peers.proto");
-    let descriptors = protox::compile(["peers.proto"], ["../../proto"])?;
+    for contract in CONTRACTS {
+        println!("cargo:rerun-if-changed=../../proto/{contract}");
+    }
+    let descriptors = protox::compile(CONTRACTS, ["../../proto"])?;
     tonic_prost_build::configure()
         .bytes(".")
         .compile_fds(descriptors)?;

@@ -1,6 +1,7 @@
 //! Traffic that goes on while nodes die, and the check that nothing acknowledged was lost, nothing
 //! of QoS 2 repeated, and each publisher's order kept (G1, G3, G4).
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -110,6 +111,29 @@ impl Load {
                 .receivers
                 .iter()
                 .any(|receiver| receiver.connected_to() == port)
+    }
+
+    /// Deliveries that came more than once to an application, at QoS 1 and 2.
+    pub(crate) fn repeated(&self) -> Vec<String> {
+        let mut repeated = Vec::new();
+        for receiver in &self.receivers {
+            let mut seen = BTreeSet::new();
+            let messages = receiver.log().messages;
+            let again = messages
+                .into_iter()
+                .filter(|one| !seen.insert(one.payload.clone()));
+            repeated.extend(again.map(|one| format!("{} to {}", one.payload, receiver.name())));
+        }
+        repeated
+    }
+
+    /// Connections of each client so far.
+    pub(crate) fn connections(&self) -> Vec<(String, Vec<Instant>)> {
+        let senders = self.senders.iter();
+        let senders = senders.map(|one| (one.name().to_owned(), one.log().connected_at));
+        let receivers = self.receivers.iter();
+        let receivers = receivers.map(|one| (one.name().to_owned(), one.log().connected_at));
+        senders.chain(receivers).collect()
     }
 
     /// Waits until all clients that were connected to the dead node are connected to another one;

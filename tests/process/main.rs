@@ -13,11 +13,15 @@
     reason = "tests fail by panicking, and whatever they do not expect is a failure"
 )]
 
+mod admin;
 mod authentication;
 mod boundary;
 mod bounds;
 mod bulk;
 mod cluster_security;
+mod commands;
+mod disk;
+mod drain;
 mod exchange;
 mod expiry;
 mod fsync;
@@ -27,6 +31,7 @@ mod leader_loss;
 mod limits;
 mod load;
 mod offline_queue;
+mod openapi;
 mod publisher_failover;
 mod quorum_lost;
 mod resume_qos1;

@@ -411,8 +411,10 @@ async fn disk_use_levels_off_under_steady_load_and_shrinks_after_a_drain() {
 async fn state_mib(cluster: &Cluster) -> Vec<f64> {
     let mut states = Vec::new();
     for node in cluster.ids() {
-        let label = ("database", "state");
-        let bytes = cluster.metric(node, "holdfast_storage_bytes", label).await;
+        let label = ("kind", "state");
+        let bytes = cluster
+            .metric(node, "holdfast_storage_size_bytes", label)
+            .await;
         states.push(bytes / f64::from(1 << 20));
     }
     states

@@ -56,18 +56,24 @@ pub struct ClusterOptions {
     pub limits: &'static str,
     /// Log entries after which a shard's log is cut off.
     pub snapshot_after: u64,
+    /// Further lines of the section `[storage]`.
+    pub storage: &'static str,
     /// Lines of the section `[auth]`.
     pub auth: String,
     /// Further lines of the section `[cluster]`; sections of their own may follow.
     pub cluster: String,
     /// Further `[[listener]]`s.
     pub listeners: String,
+    /// Further lines of the section `[admin]`.
+    pub admin: String,
     /// Nothing else may run beside it: for tests that measure time.
     pub alone: bool,
     /// Many tests use it, and it takes no turn: whoever starts it limits how many there are.
     pub shared: bool,
     /// Nodes start with the fsync shim.
     pub shim: bool,
+    /// Nodes are started, and are not expected to become ready.
+    pub unready: bool,
     /// Nodes reach each other through proxies, so that links can be cut.
     pub proxied: bool,
     /// The test target, for the command that repeats a failed test.
@@ -87,12 +93,15 @@ impl ClusterOptions {
             inflight_max: 100,
             limits: "",
             snapshot_after: 100_000,
+            storage: "",
             auth: "anonymous = \"loopback\"".to_owned(),
             cluster: String::new(),
             listeners: String::new(),
+            admin: String::new(),
             alone: false,
             shared: false,
             shim: false,
+            unready: false,
             proxied: false,
             target: "process",
         }
@@ -170,6 +179,12 @@ impl Cluster {
             .filter(|other| *other != id)
             .partition(|other| *other < id);
         after.into_iter().chain(before).collect()
+    }
+
+    /// A node's admin port.
+    #[must_use]
+    pub fn admin(&self, id: NodeId) -> SocketAddr {
+        self.node(id).admin.address()
     }
 
     /// Where a node's clients connect.
@@ -397,6 +412,11 @@ impl Cluster {
     /// When it does not, or exits.
     pub async fn wait_node_ready(&mut self, id: NodeId) {
         let admin = self.node(id).admin.address();
+        let probe = if self.options.unready {
+            "/startupz"
+        } else {
+            "/readyz"
+        };
         let process = self
             .nodes
             .get_mut(&id)
@@ -409,7 +429,7 @@ impl Cluster {
                     process.log_tail(LOG_LINES_MAX)
                 );
             }
-            matches!(http::get(admin, "/readyz").await, Some((200, _)))
+            matches!(http::get(admin, probe).await, Some((200, _)))
         })
         .await;
         self.history

@@ -19,12 +19,73 @@ pub async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
 }
 
 async fn exchange(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let answer = send(address, ("GET", path), &[], "").await?;
+    parse_response(&answer)
+}
+
+/// An answer with its head, for tests that look at both.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Status code.
+    pub status: u16,
+    /// Status line and headers, in lower case.
+    pub head: String,
+    /// Body.
+    pub body: String,
+}
+
+/// Longest that the admin API may take before it gives up itself.
+const ANSWER_OF_API_WITHIN: Duration = Duration::from_secs(35);
+
+/// One request with any method; a body goes out as it is, with its length.
+///
+/// # Panics
+/// When nothing answers: these tests ask nodes that run.
+pub async fn request(
+    address: SocketAddr,
+    (method, path): (&str, &str),
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Answer {
+    let sent = send(address, (method, path), headers, body);
+    let answer = tokio::time::timeout(ANSWER_OF_API_WITHIN, sent).await;
+    let answer = answer.ok().flatten();
+    let answer = answer.unwrap_or_else(|| panic!("{method} {path}: no answer"));
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
+    let (status, _) = parse_response(&answer).expect("an answer has a status");
+    Answer {
+        status,
+        head: head.to_lowercase(),
+        body: body.to_owned(),
+    }
+}
+
+async fn send(
+    address: SocketAddr,
+    (method, path): (&str, &str),
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Option<String> {
     let mut stream = TcpStream::connect(address).await.ok()?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    let mut request = format!("{method} {path} HTTP/1.0\r\n");
+    if !headers
+        .iter()
+        .any(|(name, _)| name.eq_ignore_ascii_case("host"))
+    {
+        request.push_str(&format!("Host: {address}\r\n"));
+    }
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if !body.is_empty() {
+        request.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    request.push_str("\r\n");
+    request.push_str(body);
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.ok()?;
-    parse_response(&String::from_utf8_lossy(&answer))
+    Some(String::from_utf8_lossy(&answer).into_owned())
 }
 
 fn parse_response(answer: &str) -> Option<(u16, String)> {

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use crate::repository::{Repository, is_test_file, place};
 use crate::rust::Source;
 
-const TABLE: &str = "crates/node/src/metrics.rs";
+const TABLE: &str = "crates/node/src/metrics/table.rs";
 const PROCESS: &str = "crates/node/src/metrics/process.rs";
 const PAGE: &str = "docs/operations/metrics.md";
 const BEGIN: &str = "<!-- generated from crates/node/src/metrics.rs by tests/tidy -->\n";

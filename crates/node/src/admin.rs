@@ -1,28 +1,50 @@
-//! The HTTP port for health and metrics: `/livez /startupz /readyz[?verbose] /metrics /version`.
+//! The HTTP port: health and metrics for programs, `/api/v1` for operators.
 //!
-//! None of them changes anything, so none asks for credentials. Bounds: [`CONNECTIONS_MAX`]
-//! connections, each closed after [`IDLE_MAX`] of silence, no request bodies.
+//! Any node answers about the whole cluster; a node that it cannot ask is named in the answer. Who may
+//! do what is in `guard`, every route in `route`. Bounds: [`CONNECTIONS_MAX`] connections, each closed
+//! after [`IDLE_MAX`] of silence; a request may take 30 s, its body and each page have limits.
 
+mod alerts;
+mod clients;
 mod connection;
+mod cursor;
+mod guard;
+mod members;
+mod probes;
+mod problem;
+mod publish;
+mod request;
+mod retained;
+mod route;
+mod sessions;
+mod settings;
+mod stream;
+mod subscriptions;
+mod token;
+mod walk;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use axum::Router;
-use axum::extract::{RawQuery, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+pub use self::settings::Reload;
+pub use self::token::{TokenFileError, Tokens};
+
+use self::connection::{BoundedListener, Remote};
+use self::guard::Guard;
+use self::problem::Problem;
+use self::settings::Reloads;
+use crate::broker::Broker;
+use crate::config::{AdminConfig, Entry};
 use crate::error::StartError;
+use crate::events;
 use crate::health::Health;
 use crate::metrics::Exporter;
-use crate::version;
-use connection::BoundedListener;
+use crate::query::Cluster;
 
 /// Connections served at once; further ones wait in the listen backlog.
 const CONNECTIONS_MAX: usize = 64;
@@ -35,25 +57,61 @@ const IDLE_MAX: Duration = Duration::from_secs(75);
 pub struct Admin {
     listener: TcpListener,
     address: SocketAddr,
+    guard: Arc<Guard>,
 }
 
 /// What the handlers answer from.
 struct Answers {
     health: Arc<Health>,
     exporter: Exporter,
+    guard: Arc<Guard>,
+    /// The configuration that the node was started with.
+    entries: Vec<Entry>,
+    /// Once the node has started.
+    cluster: OnceLock<Cluster>,
+    reloads: Reloads,
+    /// Room for those who listen to events.
+    listeners: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+impl Answers {
+    fn cluster(&self) -> Result<&Cluster, Problem> {
+        let cluster = self.cluster.get();
+        cluster.ok_or_else(|| Problem::unavailable("the node is starting"))
+    }
+}
+
+/// The port while it is served.
+pub struct Serving {
+    answers: Arc<Answers>,
+    /// Join it after the stop to know that the port is free again.
+    pub task: tokio::task::JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Serving {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Serving").finish_non_exhaustive()
+    }
 }
 
 impl Admin {
-    /// Binds the port and logs where; port 0 takes any free one.
+    /// Reads the tokens, binds the port and logs where; port 0 takes any free one.
     ///
     /// # Errors
-    /// [`StartError::Bind`] when the address is taken or not ours.
-    pub async fn bind(address: SocketAddr) -> Result<Self, StartError> {
-        let failed = |source| StartError::bind("admin.bind", address, source);
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
+    /// [`StartError::Bind`] when the address is taken or not ours, [`StartError::Tokens`] when the file
+    /// of tokens is wrong.
+    pub async fn bind(config: &AdminConfig) -> Result<Self, StartError> {
+        let guard = Arc::new(Guard::new(config)?);
+        let failed = |source| StartError::bind("admin.bind", config.bind, source);
+        let listener = TcpListener::bind(config.bind).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         tracing::info!(listener = "admin", %address, "listening");
-        Ok(Self { listener, address })
+        Ok(Self {
+            listener,
+            address,
+            guard,
+        })
     }
 
     /// The address in force, with the port that was taken.
@@ -61,140 +119,72 @@ impl Admin {
         self.address
     }
 
-    /// Answers until `stop` is cancelled. Join the task to know that the port is free again.
+    /// Answers until `stop` is cancelled; about the cluster from [`Serving::attach`] on.
     pub fn serve(
         self,
-        health: Arc<Health>,
-        exporter: Exporter,
+        (health, exporter): (Arc<Health>, Exporter),
+        entries: Vec<Entry>,
         stop: CancellationToken,
-    ) -> tokio::task::JoinHandle<()> {
-        let router = Router::new()
-            .route("/livez", get(live))
-            .route("/startupz", get(started))
-            .route("/readyz", get(ready))
-            .route("/metrics", get(metrics))
-            .route("/version", get(version))
-            .with_state(Arc::new(Answers { health, exporter }));
+    ) -> Serving {
+        let answers = Arc::new(Answers {
+            health,
+            exporter,
+            guard: self.guard,
+            entries,
+            cluster: OnceLock::new(),
+            reloads: Reloads::default(),
+            listeners: Arc::new(Semaphore::new(stream::LISTENERS_MAX)),
+            stop: stop.clone(),
+        });
+        let router = route::router(&answers);
+        let service = router.into_make_service_with_connect_info::<Remote>();
         let listener = BoundedListener::new(self.listener, CONNECTIONS_MAX, IDLE_MAX);
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
                 // Accept errors are retried inside; it does not end by itself.
-                _ = axum::serve(listener, router).into_future() => {}
+                _ = axum::serve(listener, service).into_future() => {}
             }
-        })
+        });
+        Serving { answers, task }
     }
 }
 
-async fn live(State(answers): State<Arc<Answers>>) -> Response {
-    match answers.health.live() {
-        Ok(()) => verdict(true, "ok\n".to_owned()),
-        Err(reason) => verdict(false, format!("{reason}\n")),
+impl Serving {
+    /// From now on the port answers about the cluster, too.
+    ///
+    /// # Errors
+    /// [`StartError::Failed`]: a peer's address is not usable.
+    pub(crate) fn attach(&self, broker: &Arc<Broker>) -> Result<(), StartError> {
+        let cluster = Cluster::new(Arc::clone(broker)).map_err(|error| {
+            StartError::failed("an address in cluster.peers is not usable", error)
+        })?;
+        // Only the first node of a process is shown; there is no second.
+        if self.answers.cluster.set(cluster).is_ok() {
+            let stop = self.answers.stop.clone();
+            let watch = events::watch(Arc::clone(broker));
+            tokio::spawn(async move { stop.run_until_cancelled(watch).await });
+        }
+        Ok(())
     }
-}
 
-async fn started(State(answers): State<Arc<Answers>>) -> Response {
-    let ok = answers.health.is_started();
-    verdict(ok, if ok { "ok\n" } else { "starting\n" }.to_owned())
-}
-
-async fn ready(State(answers): State<Arc<Answers>>, RawQuery(query): RawQuery) -> Response {
-    let reports = answers.health.reports();
-    let ok = reports.iter().all(|report| report.ok);
-    let is_verbose = query.is_some_and(|query| {
-        query
-            .split('&')
-            .any(|pair| pair.split('=').next() == Some("verbose"))
-    });
-    if is_verbose {
-        let checks: Vec<serde_json::Value> = reports
-            .iter()
-            .map(|report| {
-                json!({
-                    "name": report.name,
-                    "ok": report.ok,
-                    "since": rfc_3339(report.since),
-                    "reason": report.reason,
-                })
-            })
-            .collect();
-        return json_response(status(ok), &json!({ "ready": ok, "checks": checks }));
+    /// What `POST /config/reload` does besides reading the tokens again. Only the first call counts.
+    pub fn on_config_reload(&self, reload: Reload) {
+        self.answers.reloads.config.set(reload).ok();
     }
-    let failing: Vec<String> = reports
-        .iter()
-        .filter(|report| !report.ok)
-        .map(|report| format!("{}: {}\n", report.name, report.reason))
-        .collect();
-    verdict(
-        ok,
-        if ok {
-            "ok\n".to_owned()
-        } else {
-            failing.concat()
-        },
-    )
-}
 
-async fn metrics(State(answers): State<Arc<Answers>>) -> Response {
-    let content_type = [(
-        header::CONTENT_TYPE,
-        "text/plain; version=0.0.4; charset=utf-8",
-    )];
-    (content_type, answers.exporter.render()).into_response()
-}
-
-async fn version() -> Response {
-    json_response(StatusCode::OK, &version::as_json())
-}
-
-fn status(ok: bool) -> StatusCode {
-    if ok {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
+    /// What `POST /tls/reload` does. Only the first call counts.
+    pub fn on_tls_reload(&self, reload: Reload) {
+        self.answers.reloads.tls.set(reload).ok();
     }
-}
 
-fn verdict(ok: bool, text: String) -> Response {
-    (status(ok), text).into_response()
-}
-
-fn json_response(status: StatusCode, value: &serde_json::Value) -> Response {
-    (
-        status,
-        [(header::CONTENT_TYPE, "application/json")],
-        format!("{value}\n"),
-    )
-        .into_response()
-}
-
-/// A moment as `2026-11-21T23:05:00Z`; times before 1970 show as 1970.
-fn rfc_3339(time: SystemTime) -> String {
-    let seconds = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Civil date from days, with years that begin in March, so that leap days come last.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        second / 3_600,
-        second / 60 % 60,
-        second % 60
-    )
+    /// Reads `admin.token_file` again; what was in force stays when the file is wrong.
+    ///
+    /// # Errors
+    /// [`TokenFileError`].
+    pub fn reload_tokens(&self) -> Result<(), TokenFileError> {
+        self.answers.guard.reload()
+    }
 }
 
 #[cfg(test)]
@@ -206,13 +196,16 @@ mod tests {
     use crate::health::Check;
 
     async fn serve(health: &Arc<Health>) -> SocketAddr {
-        let admin = Admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let config = AdminConfig {
+            bind: "127.0.0.1:0".parse().unwrap(),
+            token_file: None,
+            metrics_auth: false,
+        };
+        let admin = Admin::bind(&config).await.unwrap();
         let address = admin.local_addr();
-        admin.serve(
-            Arc::clone(health),
-            Exporter::install().unwrap(),
-            CancellationToken::new(),
-        );
+        let exporter = Exporter::install().unwrap();
+        let stop = CancellationToken::new();
+        drop(admin.serve((Arc::clone(health), exporter), Vec::new(), stop));
         address
     }
 
@@ -275,20 +268,5 @@ mod tests {
         }
         assert!(get(address, "/version").await.contains("\"version\""));
         assert!(get(address, "/nothing").await.starts_with("HTTP/1.1 404"));
-    }
-
-    #[test]
-    fn dates_are_those_of_the_calendar() {
-        for (seconds, text) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_709_251_199, "2024-02-29T23:59:59Z"),
-            (4_102_444_800, "2100-01-01T00:00:00Z"),
-        ] {
-            assert_eq!(
-                rfc_3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
-                text
-            );
-        }
     }
 }

@@ -13,7 +13,9 @@ use tokio::sync::watch;
 
 use crate::auth::Scram;
 use crate::config::Config;
+use crate::disk::Disk;
 use crate::dispatch::Dispatch;
+use crate::drain::Drain;
 use crate::health::Health;
 use crate::lease::Lease;
 use crate::life::{Destination, Life};
@@ -62,8 +64,10 @@ pub(crate) struct Broker {
     pub(crate) scram: Option<Scram>,
     /// Certificates of the listeners and of the cluster port.
     pub(crate) tls: Arc<TlsStore>,
-    /// The node is about to stop: connections close.
-    pub(crate) stopping: watch::Sender<bool>,
+    /// How it leaves.
+    pub(crate) drain: Drain,
+    /// Room on its disk.
+    pub(crate) disk: Disk,
 }
 
 impl Broker {
@@ -109,6 +113,12 @@ impl Broker {
     /// The shard that a client's session lives in.
     pub(crate) fn shard_of(&self, client_id: &codec::ClientId) -> ShardId {
         ShardId::of_client(client_id.as_str(), self.shards.count())
+    }
+
+    /// There is a session of this client, as this node's replica of its shard has it.
+    pub(crate) fn knows(&self, client_id: &codec::ClientId) -> bool {
+        let own = self.shards.shard(self.shard_of(client_id));
+        own.is_some_and(|shard| shard.with_machine(|machine| machine.knows(client_id)))
     }
 
     /// Writes commands that are harmless when repeated. One attempt.

@@ -1,16 +1,40 @@
-//! The command line: what can be asked for, and the commands that need no node.
+//! The command line: what can be asked for. Commands that ask a node are clients of its admin API.
 
+mod api;
+mod check;
+mod config;
+mod drain;
 mod hash_password;
+mod later;
+mod mqtt;
+mod retained;
+mod run;
+mod sessions;
+mod status;
+mod table;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
+pub use self::api::ApiArguments;
+pub use self::check::{CheckArguments, check};
+pub use self::config::{ConfigArguments, config};
+pub use self::drain::{DrainArguments, UndrainArguments, drain, undrain};
 pub use self::hash_password::{HashPasswordArguments, hash_password};
-use crate::auth::ScramUsers;
-use crate::config::{self, Loaded, Override, Printed, Sources};
+pub use self::later::{LaterArguments, MembersArguments, later, members};
+pub use self::mqtt::{BrokerArguments, PublishArguments, SubscribeArguments, publish, subscribe};
+pub use self::retained::{RetainedArguments, retained};
+pub use self::run::{RunArguments, SourceArguments};
+pub use self::sessions::{
+    SessionsArguments, SubscriptionsArguments, TopicsArguments, sessions, subscriptions, topics,
+};
+pub use self::status::{
+    HealthcheckArguments, LeaderArguments, StatusArguments, healthcheck, leader, status,
+};
 use crate::error::StartError;
 use crate::version;
 
@@ -27,7 +51,13 @@ pub struct Arguments {
     json: bool,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage or configuration.";
+const EXIT_CODES: &str =
+    "Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 cannot reach a node, 4 no quorum.";
+
+/// What stands below the flags in the help of a command.
+fn example(command: &str) -> String {
+    format!("Example: {command}\n\n{EXIT_CODES}")
+}
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -36,43 +66,53 @@ pub enum Command {
     Run(RunArguments),
     /// Run a cluster on this machine, to try it: one process per node, Ctrl-C stops it.
     Demo(DemoArguments),
-    /// Look at a configuration without starting anything.
+    /// Look at a configuration without starting anything, or write an example.
     Config(ConfigArguments),
+    /// Show the cluster: nodes, leaders, sessions.
+    Status(StatusArguments),
+    /// List the nodes.
+    Members(MembersArguments),
+    /// Move the leaderships of shards.
+    Leader(LeaderArguments),
+    /// Empty a node of clients and leaderships, before it is stopped.
+    Drain(DrainArguments),
+    /// Let a drained node serve again.
+    Undrain(UndrainArguments),
+    /// Verify a data folder while no node uses it.
+    Check(CheckArguments),
+    /// Clients and their sessions.
+    Sessions(SessionsArguments),
+    /// Subscriptions of all clients.
+    Subscriptions(SubscriptionsArguments),
+    /// Who would get a message.
+    Topics(TopicsArguments),
+    /// Messages that new subscribers get.
+    Retained(RetainedArguments),
+    /// Publish one message.
+    Publish(PublishArguments),
+    /// Print messages as they come.
+    Subscribe(SubscribeArguments),
     /// Turn a password into a line of a credentials file.
     HashPassword(HashPasswordArguments),
+    /// Say whether a node is well, for health checks of containers.
+    Healthcheck(HealthcheckArguments),
+    /// Print completions for a shell.
+    Completions(CompletionsArguments),
     /// Say which version this is.
-    Version,
-}
-
-/// Flags of `holdfast run`.
-#[derive(Debug, Default, Args)]
-pub struct RunArguments {
-    #[command(flatten)]
-    sources: SourceArguments,
-    /// Stop when standard input ends: ties the node to the process that started it.
-    #[arg(long, hide = true)]
-    exit_with_stdin: bool,
-}
-
-/// Where a configuration comes from.
-#[derive(Debug, Clone, Default, Args)]
-pub struct SourceArguments {
-    /// Configuration file (TOML).
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Set one key, e.g. `--set mqtt.receive_maximum=200`. Can be repeated.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
-    set: Vec<(String, String)>,
-    /// The id of this node.
-    #[arg(long, value_name = "ID", conflicts_with = "node_id_from_hostname")]
-    node_id: Option<String>,
-    /// The id of this node is the number at the end of the host's name, plus one.
-    #[arg(long)]
-    node_id_from_hostname: bool,
+    Version(VersionArguments),
+    /// Not available in this version.
+    Import(LaterArguments),
+    /// Not available in this version.
+    Trace(LaterArguments),
+    /// Not available in this version.
+    Backup(LaterArguments),
+    /// Not available in this version.
+    Recover(LaterArguments),
 }
 
 /// Flags of `holdfast demo`.
 #[derive(Debug, Clone, Args)]
+#[command(after_help = example("holdfast demo --nodes 3 --ephemeral"))]
 pub struct DemoArguments {
     /// How many nodes.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=7))]
@@ -94,26 +134,18 @@ pub struct DemoArguments {
     pub(crate) admin_port: u16,
 }
 
-/// Flags of `holdfast config`.
+/// Flags of `holdfast completions`.
 #[derive(Debug, Args)]
-pub struct ConfigArguments {
-    #[command(subcommand)]
-    command: ConfigCommand,
+#[command(after_help = example("holdfast completions bash > /etc/bash_completion.d/holdfast"))]
+pub struct CompletionsArguments {
+    /// For which shell.
+    shell: Shell,
 }
 
-#[derive(Debug, Subcommand)]
-enum ConfigCommand {
-    /// Say whether the configuration is right, and every line that is not.
-    Check(SourceArguments),
-    /// Print what is set, with the place where it was written.
-    Print {
-        #[command(flatten)]
-        sources: SourceArguments,
-        /// Also what nobody set: all values in force.
-        #[arg(long)]
-        effective: bool,
-    },
-}
+/// Flags of `holdfast version`.
+#[derive(Debug, Args)]
+#[command(after_help = example("holdfast version --json"))]
+pub struct VersionArguments {}
 
 impl Arguments {
     /// The command; `run` when none was given.
@@ -140,115 +172,13 @@ pub enum AnswerFormat {
     Json,
 }
 
-impl RunArguments {
-    /// Reads the configuration that the flags and the environment ask for.
-    ///
-    /// # Errors
-    /// [`StartError::Config`].
-    pub fn load(&self) -> Result<Loaded, StartError> {
-        self.sources.load()
-    }
-
-    /// With `--exit-with-stdin`: starts a thread that stops this process when its standard input
-    /// ends, which the kernel sees to when the process that started it dies.
-    pub fn watch_stdin(&self) {
-        if self.exit_with_stdin {
-            std::thread::spawn(stop_when_stdin_ends);
-        }
-    }
-}
-
-/// How long a node that lost its parent may take to stop in order.
-const ORPHAN_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
-
-fn stop_when_stdin_ends() {
-    // An error ends standard input as well.
-    io::copy(&mut io::stdin(), &mut io::sink()).ok();
-    let own = rustix::process::getpid();
-    // The ordinary way first, through the handler of SIGTERM; then without asking.
-    rustix::process::kill_process(own, rustix::process::Signal::TERM).ok();
-    std::thread::sleep(ORPHAN_GRACE);
-    std::process::exit(1);
-}
-
-impl SourceArguments {
-    fn load(&self) -> Result<Loaded, StartError> {
-        let mut overrides: Vec<Override> = self
-            .set
-            .iter()
-            .map(|(key, value)| Override {
-                key: key.clone(),
-                value: value.clone(),
-                flag: format!("--set {key}={value}"),
-            })
-            .collect();
-        let id = |value: &str, flag: String| Override {
-            key: "node.id".to_owned(),
-            value: value.to_owned(),
-            flag,
-        };
-        if let Some(node_id) = &self.node_id {
-            overrides.push(id(node_id, format!("--node-id {node_id}")));
-        }
-        if self.node_id_from_hostname {
-            overrides.push(id(
-                config::FROM_HOSTNAME,
-                "--node-id-from-hostname".to_owned(),
-            ));
-        }
-        Ok(Loaded::load(&Sources::of_process(
-            self.config.clone(),
-            overrides,
-        ))?)
-    }
-}
-
-/// Splits `KEY=VALUE`.
-fn key_and_value(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.trim().is_empty() => {
-            Ok((key.trim().to_owned(), value.to_owned()))
-        }
-        Some(_) | None => Err("expected KEY=VALUE, such as mqtt.receive_maximum=200".to_owned()),
-    }
-}
-
-/// Carries out `holdfast config …`.
-///
-/// # Errors
-/// [`StartError::Config`]: the configuration is wrong.
-pub fn config(arguments: &ConfigArguments, format: AnswerFormat) -> Result<(), StartError> {
-    match &arguments.command {
-        ConfigCommand::Check(sources) => {
-            let loaded = sources.load()?;
-            let config = &loaded.config;
-            if let Some(path) = &config.auth.scram_file {
-                ScramUsers::read(path)?;
-            }
-            let kind = if config.cluster.is_single_node() {
-                "a single node".to_owned()
-            } else {
-                format!("node {} of {}", config.node.id, config.cluster.peers.len())
-            };
-            match format {
-                AnswerFormat::Text => say(&format!("ok: {kind}")),
-                AnswerFormat::Json => say(&serde_json::json!({ "ok": true }).to_string()),
-            }
-        }
-        ConfigCommand::Print { sources, effective } => {
-            let loaded = sources.load()?;
-            let printed = if *effective {
-                Printed::Effective
-            } else {
-                Printed::Written
-            };
-            match format {
-                AnswerFormat::Text => say(config::print(&loaded.entries, printed).trim_end()),
-                AnswerFormat::Json => say(&config::as_json(&loaded.entries, printed).to_string()),
-            }
-        }
-    }
-    Ok(())
+/// Carries out `holdfast completions`.
+pub fn completions(arguments: &CompletionsArguments) {
+    let mut script = Vec::new();
+    // Its own method `command` is something else.
+    let mut command = <Arguments as clap::CommandFactory>::command();
+    clap_complete::generate(arguments.shell, &mut command, "holdfast", &mut script);
+    io::stdout().write_all(&script).ok();
 }
 
 /// Carries out `holdfast version`.
@@ -293,14 +223,30 @@ mod tests {
     }
 
     #[test]
-    fn a_set_flag_needs_a_key_and_a_value() {
-        assert_eq!(
-            key_and_value("a.b=c=d"),
-            Ok(("a.b".to_owned(), "c=d".to_owned()))
-        );
-        assert_eq!(key_and_value("a="), Ok(("a".to_owned(), String::new())));
-        assert!(key_and_value("a.b").is_err());
-        assert!(key_and_value("=c").is_err());
+    fn every_command_has_an_example_and_its_exit_codes_in_its_help_and_takes_json() {
+        fn walk(command: &clap::Command, path: &str, seen: &mut usize) {
+            for inner in command
+                .get_subcommands()
+                .filter(|inner| inner.get_name() != "help")
+            {
+                let path = format!("{path} {}", inner.get_name());
+                let help = inner.get_after_help().map(ToString::to_string);
+                let help = help.unwrap_or_default();
+                assert!(help.contains("Example: holdfast "), "{path}: {help:?}");
+                assert!(help.contains("Exit codes: 0 ok"), "{path}: {help:?}");
+                let has_json = inner
+                    .get_arguments()
+                    .any(|argument| argument.get_id() == "json");
+                assert!(has_json, "{path}");
+                *seen += 1;
+                walk(inner, &path, seen);
+            }
+        }
+        let mut command = <Arguments as clap::CommandFactory>::command();
+        command.build();
+        let mut seen = 0;
+        walk(&command, "holdfast", &mut seen);
+        assert!(seen > 20, "{seen} commands");
     }
 
     #[test]
@@ -309,5 +255,19 @@ mod tests {
             Arguments::try_parse_from(["holdfast", "demo", "--dir", "x", "--ephemeral"]).is_err()
         );
         assert!(Arguments::try_parse_from(["holdfast", "demo", "--ephemeral"]).is_ok());
+    }
+
+    #[test]
+    fn a_command_of_a_later_version_takes_whatever_comes_behind_it() {
+        for line in [
+            "backup create x --new-cluster 1@a",
+            "members add 4@host:1",
+            "import mosquitto f",
+        ] {
+            let arguments =
+                Arguments::try_parse_from(["holdfast"].into_iter().chain(line.split(' ')));
+            assert!(arguments.is_ok(), "{line}: {arguments:?}");
+        }
+        assert_eq!(later("backup").unwrap_err().exit_code(), 2);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use codec::{ClientId, ProtocolVersion};
 use raft_store::{Command, Epoch, Holder, ShardId};
@@ -52,6 +53,8 @@ pub(crate) struct Origin {
     pub(crate) address: SocketAddr,
     /// `name` of the listener that accepted it.
     pub(crate) listener: Arc<str>,
+    /// When it was accepted.
+    pub(crate) since: Instant,
     /// A client without identity is admitted there.
     pub(crate) anonymous: bool,
     /// Who it is by the certificate that it has shown, if the listener's `identity_from` says so. The

@@ -21,6 +21,7 @@ mod mqtt;
 mod node;
 mod print;
 mod reader;
+mod shutdown;
 mod sources;
 mod storage;
 mod sys_topics;
@@ -41,6 +42,7 @@ pub(crate) use node::FROM_HOSTNAME;
 pub use node::NodeConfig;
 pub use print::{Printed, as_json, print};
 pub use reader::Entry;
+pub use shutdown::ShutdownConfig;
 pub use sources::{Override, Sources};
 pub use storage::StorageConfig;
 pub use sys_topics::SysTopicsConfig;
@@ -76,6 +78,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// `[log]`.
     pub log: LogConfig,
+    /// `[shutdown]`.
+    pub shutdown: ShutdownConfig,
     /// `[sys_topics]`.
     pub sys_topics: SysTopicsConfig,
 }
@@ -146,6 +150,7 @@ fn read(reader: &mut Reader, mut root: Table) -> Config {
     let auth = auth::read(reader, &mut root);
     let admin = admin::read(reader, &mut root);
     let log = log::read(reader, &mut root);
+    let shutdown = shutdown::read(reader, &mut root);
     let sys_topics = sys_topics::read(reader, &mut root);
     later::sections(reader, &mut root);
     reader.finish(root);
@@ -161,6 +166,7 @@ fn read(reader: &mut Reader, mut root: Table) -> Config {
         auth,
         admin,
         log,
+        shutdown,
         sys_topics,
     }
 }

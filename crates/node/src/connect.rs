@@ -20,8 +20,9 @@ use crate::client::{Client, Origin};
 use crate::clock;
 use crate::config;
 use crate::connection::Connection;
-use crate::count;
+use crate::count::{self, SessionOutcome};
 use crate::end::End;
+use crate::facts::ConnectionFacts;
 use crate::life::Life;
 use crate::mailbox::Mailbox;
 use crate::reason::{self, Audience};
@@ -74,10 +75,9 @@ pub(crate) async fn accept(
         }
         Ok(Err(error)) => return refuse_malformed(wire, &origin, &error).await,
     };
-    let admitted = broker.overload.admit();
-    let mut terms = match admitted
-        .and_then(|()| admit(&broker, &connect, origin.admits_without_credentials()))
-    {
+    let admitted = broker.drain.admit().and_then(|()| broker.overload.admit());
+    let anonymous = origin.admits_without_credentials();
+    let mut terms = match admitted.and_then(|()| admit(&broker, &connect, anonymous)) {
         Ok(terms) => terms,
         Err(refused) => return refuse(wire, &connect, &origin, refused).await,
     };
@@ -130,6 +130,7 @@ async fn open(
         terms.client_id = assigned_client_id(&holder).unwrap_or(terms.client_id);
     }
     let shard = broker.shard_of(&terms.client_id);
+    let is_discarded = connect.clean_start && broker.knows(&terms.client_id);
     let (sender, mut answer) = oneshot::channel();
     let command = Command::Connect(Box::new(connect_command(&connect, &terms, holder)));
     life.propose(shard, &command, CommandWaiter::Task(sender));
@@ -149,6 +150,7 @@ async fn open(
             session_present,
             hosted,
             formers,
+            is_discarded,
         },
         other => {
             life.registry.close(connection);
@@ -176,6 +178,8 @@ struct Opened {
     session_present: bool,
     hosted: bool,
     formers: bool,
+    /// A former session of the client ended.
+    is_discarded: bool,
 }
 
 /// The session is open: CONNACK, then the connection serves.
@@ -210,9 +214,16 @@ async fn begin(
         opened.hosted,
         Arc::clone(&mailbox),
     );
+    life.registry
+        .describe(client.holder.connection, ConnectionFacts::of(&client));
     let connack = connack(&broker, connect, terms, opened.session_present);
     wire.send(&Packet::Connack(Box::new(connack)), connect.version);
     count::connection_opened(&client.origin.listener);
+    let outcome = SessionOutcome {
+        is_resumed: opened.session_present,
+        is_discarded: opened.is_discarded,
+    };
+    count::connected(client.origin.since.elapsed(), outcome);
     tracing::debug!(
         client_id = client.client_id.as_str(), address = %client.origin.address,
         epoch = %client.epoch, session_present = opened.session_present, "connected"

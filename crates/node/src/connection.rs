@@ -27,6 +27,7 @@ use crate::count::{self, Tally};
 use crate::end::End;
 use crate::inbox::Unsent;
 use crate::lease::LeaseState;
+use crate::leaving::Leaving;
 use crate::life::{Destination, Life};
 use crate::mailbox::{Mail, Mailbox, drain, waking_at_the_end};
 use crate::member::Handed;
@@ -91,6 +92,8 @@ pub(crate) struct Connection {
     /// An authentication that the client has begun again.
     pub(crate) reauthentication: Option<Box<Reauthentication>>,
     had_capacity: bool,
+    /// How far it is on its way to another node.
+    pub(crate) leaving: Leaving,
     /// What the client may send in a second; `None`: as much as it likes.
     pub(crate) rates: Option<Box<ClientRates>>,
     last_packet: Instant,
@@ -138,6 +141,7 @@ impl Connection {
             discarded: VecDeque::new(),
             reauthentication: None,
             had_capacity: true,
+            leaving: Leaving::No,
             rates,
             last_packet: Instant::now(),
             mail: VecDeque::new(),
@@ -217,13 +221,15 @@ impl Connection {
 
     async fn run(&mut self) -> End {
         let mut lease = self.broker.lease.watch();
-        let mut stopping = self.broker.stopping.subscribe();
+        let mut stage = self.broker.drain.watch();
+        // It may have begun before this connection did.
+        stage.mark_changed();
         let keep_alive = sleep_until(self.keep_alive_deadline());
         tokio::pin!(keep_alive);
         loop {
             let worked = waking_at_the_end(|| self.work(&mut lease));
             self.tally.tell(&mut self.wire.packets_sent);
-            if let Err(end) = worked {
+            if let Some(end) = worked.err().or_else(|| self.end_of_leave()) {
                 return end;
             }
             if self.wire.input.is_empty() {
@@ -270,9 +276,7 @@ impl Connection {
                 () = async { sleep(LEASE_LOOK).await }, if !held => {}
                 // The senders live as long as the broker.
                 _ = lease.changed() => {}
-                _ = stopping.wait_for(|stopping| *stopping) => {
-                    return End::closed(ReasonCode::ServerShuttingDown, "drain");
-                }
+                leaving = self.leaving.next(&self.broker.drain, &mut stage) => self.leaving = leaving,
                 () = &mut keep_alive => {
                     if !reads && self.has_room_for_output() {
                         // The client may have sent: it is this node that does not read.
@@ -292,6 +296,7 @@ impl Connection {
     fn has_written(&mut self, written: io::Result<usize>, reads: bool) -> bool {
         let Ok(bytes) = written else { return false };
         self.tally.bytes_sent(bytes);
+        self.mailbox.traffic.sent(bytes);
         // A client that reads slowly is alive, although nothing is read from it.
         if !reads && bytes > 0 {
             self.last_packet = Instant::now();
@@ -304,6 +309,7 @@ impl Connection {
         let bytes = read.unwrap_or(0);
         self.spend_bytes(bytes);
         self.tally.bytes_received(bytes);
+        self.mailbox.traffic.received(bytes);
         bytes > 0
     }
 
@@ -418,7 +424,7 @@ impl Connection {
     }
 
     fn on_packet(&mut self, packet: Packet) -> Result<(), End> {
-        self.tally.packet_received();
+        self.tally.packet_received(packet.packet_type());
         // Not when some of its bytes came: who never completes one is not alive [MQTT-3.1.2-22].
         self.last_packet = Instant::now();
         match packet {

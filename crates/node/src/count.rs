@@ -1,18 +1,24 @@
 //! Counts what happens to connections and messages, under the names of `metrics`.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use codec::{Qos, ReasonCode};
-use metrics::{Counter, SharedString, counter, gauge};
+use codec::{PacketType, Qos, ReasonCode};
+use metrics::{Counter, Histogram, SharedString, counter, gauge, histogram};
 use raft_store::ShardId;
 use session::DropCause;
 
 use crate::metrics::{
-    AUTH_ATTEMPTS_TOTAL, BUFFERS_BYTES, CLIENTS_THROTTLED_TOTAL, CONNECTIONS,
-    CONNECTIONS_CLOSED_TOTAL, CONNECTIONS_OPENED_TOTAL, CONNECTIONS_REJECTED_TOTAL,
-    MEMORY_LIMIT_BYTES, MESSAGES_DROPPED_TOTAL, MESSAGES_REDELIVERED_TOTAL, OVERLOAD_STATE,
-    PEER_UP, PROTOCOL_VIOLATIONS_TOTAL, PUBLISH_DELAYED_TOTAL, PUBLISH_RECEIVED_TOTAL,
-    PUBLISH_SENT_TOTAL, RAFT_ROLE, SUBSCRIBERS_STUCK_TOTAL,
+    AUTH_ATTEMPTS_TOTAL, BUFFERS_BYTES, BYTES_RECEIVED_TOTAL, BYTES_SENT_TOTAL,
+    CLIENTS_THROTTLED_TOTAL, CONNECT_DURATION_SECONDS, CONNECTIONS, CONNECTIONS_CLOSED_TOTAL,
+    CONNECTIONS_OPENED_TOTAL, CONNECTIONS_REJECTED_TOTAL, DRAINING, MEMORY_LIMIT_BYTES,
+    MESSAGES_DELIVERED_TOTAL, MESSAGES_DROPPED_TOTAL, MESSAGES_REDELIVERED_TOTAL, OVERLOAD_STATE,
+    PACKETS_RECEIVED_TOTAL, PACKETS_SENT_TOTAL, PEER_DROPPED_MESSAGES_TOTAL, PEER_RTT_SECONDS,
+    PEER_SENT_BYTES_TOTAL, PEER_UP, PROTOCOL_VIOLATIONS_TOTAL, PUBLISH_ACK_DURATION_SECONDS,
+    PUBLISH_DELAYED_TOTAL, PUBLISH_RECEIVED_TOTAL, PUBLISH_SENT_TOTAL, QUORUM_CRITICAL, RAFT_ROLE,
+    REASON_CODES_SENT_TOTAL, SESSIONS_CREATED_TOTAL, SESSIONS_DISCARDED_TOTAL,
+    SESSIONS_EXPIRED_TOTAL, SESSIONS_RESUMED_TOTAL, SESSIONS_TAKEN_OVER_TOTAL, STORAGE_FREE_BYTES,
+    STORAGE_FREE_LIMIT_BYTES, STORAGE_SIZE_BYTES, SUBSCRIBERS_STUCK_TOTAL,
     TLS_CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS, TLS_RELOADS_TOTAL, VIOLATION_REASONS,
 };
 use crate::statistics::SUMS;
@@ -40,6 +46,9 @@ pub(crate) fn connection_closed(listener: &Arc<str>, reason: &'static str) {
     ];
     SUMS.connections_closed.add(1);
     counter!(CONNECTIONS_CLOSED_TOTAL, &labels).increment(1);
+    if reason == "takeover" {
+        counter!(SESSIONS_TAKEN_OVER_TOTAL).increment(1);
+    }
     gauge!(CONNECTIONS, "listener" => Arc::clone(listener)).decrement(1.0);
 }
 
@@ -72,9 +81,10 @@ pub(crate) fn violation(reason_code: ReasonCode) {
 pub(crate) struct Tally {
     received: [u64; 3],
     sent: [u64; 3],
-    packets_received: u64,
+    packets_received: PacketCounts,
     bytes_received: u64,
     bytes_sent: u64,
+    delivered: [u64; 3],
 }
 
 impl Tally {
@@ -100,29 +110,182 @@ impl Tally {
         self.bytes_sent = self.bytes_sent.saturating_add(bytes);
     }
 
-    /// A packet of whatever type came in.
-    pub(crate) fn packet_received(&mut self) {
-        self.packets_received = self.packets_received.saturating_add(1);
+    /// A packet came in.
+    pub(crate) fn packet_received(&mut self, packet_type: PacketType) {
+        self.packets_received.add(packet_type);
+    }
+
+    /// A client has a message.
+    pub(crate) fn delivered(&mut self, qos: Qos) {
+        add_one(&mut self.delivered, qos);
     }
 
     /// Tells the metrics, and begins anew; `packets_sent` besides PUBLISH went out.
-    pub(crate) fn tell(&mut self, packets_sent: &mut u64) {
+    pub(crate) fn tell(&mut self, packets_sent: &mut PacketCounts) {
         let publishes = |counts: &[u64; 3]| counts.iter().sum::<u64>();
+        let published = publishes(&self.sent);
         SUMS.publishes_received.add(publishes(&self.received));
-        SUMS.publishes_sent.add(publishes(&self.sent));
-        SUMS.packets_received
-            .add(std::mem::take(&mut self.packets_received));
-        let packets_sent = std::mem::take(packets_sent);
-        SUMS.packets_sent
-            .add(packets_sent.saturating_add(publishes(&self.sent)));
-        SUMS.bytes_received
-            .add(std::mem::take(&mut self.bytes_received));
-        SUMS.bytes_sent.add(std::mem::take(&mut self.bytes_sent));
+        SUMS.publishes_sent.add(published);
+        static TYPES_RECEIVED: PerType = PerType(OnceLock::new());
+        static TYPES_SENT: PerType = PerType(OnceLock::new());
+        let packets = TYPES_RECEIVED.add(PACKETS_RECEIVED_TOTAL, &mut self.packets_received, 0);
+        SUMS.packets_received.add(packets);
+        let packets = TYPES_SENT.add(PACKETS_SENT_TOTAL, packets_sent, published);
+        SUMS.packets_sent.add(packets);
+        static BYTES_RECEIVED: OnceLock<Counter> = OnceLock::new();
+        static BYTES_SENT: OnceLock<Counter> = OnceLock::new();
+        let bytes = std::mem::take(&mut self.bytes_received);
+        add(&BYTES_RECEIVED, BYTES_RECEIVED_TOTAL, bytes);
+        SUMS.bytes_received.add(bytes);
+        let bytes = std::mem::take(&mut self.bytes_sent);
+        add(&BYTES_SENT, BYTES_SENT_TOTAL, bytes);
+        SUMS.bytes_sent.add(bytes);
         static RECEIVED: PerQos = PerQos(OnceLock::new());
         static SENT: PerQos = PerQos(OnceLock::new());
+        static DELIVERED: PerQos = PerQos(OnceLock::new());
+        let [at_most_once, _, _] = self.sent;
+        let [at_once, _, _] = &mut self.delivered;
+        *at_once = at_most_once;
+        DELIVERED.add(
+            MESSAGES_DELIVERED_TOTAL,
+            std::mem::take(&mut self.delivered),
+        );
         RECEIVED.add(PUBLISH_RECEIVED_TOTAL, std::mem::take(&mut self.received));
         SENT.add(PUBLISH_SENT_TOTAL, std::mem::take(&mut self.sent));
     }
+}
+
+fn add(counter: &OnceLock<Counter>, name: &'static str, count: u64) {
+    if count > 0 {
+        counter.get_or_init(|| counter!(name)).increment(count);
+    }
+}
+
+/// Packets by type, since somebody last asked.
+#[derive(Debug, Default)]
+pub(crate) struct PacketCounts([u16; PACKET_TYPES.len()]);
+
+impl PacketCounts {
+    /// One more. A pass of a connection handles far fewer than fit.
+    pub(crate) fn add(&mut self, packet_type: PacketType) {
+        let place = PACKET_TYPES
+            .iter()
+            .position(|(known, _)| *known == packet_type);
+        if let Some(count) = place.and_then(|place| self.0.get_mut(place)) {
+            *count = count.saturating_add(1);
+        }
+    }
+}
+
+/// Types with their label.
+const PACKET_TYPES: [(PacketType, &str); 15] = [
+    (PacketType::Publish, "publish"),
+    (PacketType::Puback, "puback"),
+    (PacketType::Pubrec, "pubrec"),
+    (PacketType::Pubrel, "pubrel"),
+    (PacketType::Pubcomp, "pubcomp"),
+    (PacketType::Pingreq, "pingreq"),
+    (PacketType::Pingresp, "pingresp"),
+    (PacketType::Connect, "connect"),
+    (PacketType::Connack, "connack"),
+    (PacketType::Subscribe, "subscribe"),
+    (PacketType::Suback, "suback"),
+    (PacketType::Unsubscribe, "unsubscribe"),
+    (PacketType::Unsuback, "unsuback"),
+    (PacketType::Disconnect, "disconnect"),
+    (PacketType::Auth, "auth"),
+];
+
+fn type_label(packet_type: PacketType) -> &'static str {
+    let found = PACKET_TYPES.iter().find(|(known, _)| *known == packet_type);
+    found.map_or("other", |(_, label)| label)
+}
+
+/// One counter per type of packet, looked up once.
+struct PerType(OnceLock<[Counter; PACKET_TYPES.len()]>);
+
+impl PerType {
+    /// Adds the counts, and `publishes` more; returns how many packets that is.
+    fn add(&self, name: &'static str, counts: &mut PacketCounts, publishes: u64) -> u64 {
+        let counters = self
+            .0
+            .get_or_init(|| PACKET_TYPES.map(|(_, label)| counter!(name, "type" => label)));
+        let mut sum = publishes;
+        if let ([counter, ..], true) = (counters, publishes > 0) {
+            counter.increment(publishes);
+        }
+        for (counter, count) in counters.iter().zip(std::mem::take(&mut counts.0)) {
+            if count > 0 {
+                counter.increment(u64::from(count));
+                sum = sum.saturating_add(u64::from(count));
+            }
+        }
+        sum
+    }
+}
+
+/// A packet that says why went out.
+pub(crate) fn reason_code_sent(packet: PacketType, code: ReasonCode) {
+    let labels = [
+        ("packet", SharedString::from(type_label(packet))),
+        ("code", format!("0x{:02X}", code.as_u8()).into()),
+    ];
+    counter!(REASON_CODES_SENT_TOTAL, &labels).increment(1);
+}
+
+/// A PUBLISH was acknowledged, so long after it came.
+pub(crate) fn acknowledged(qos: Qos, after: Duration) {
+    static DURATIONS: OnceLock<[Histogram; 3]> = OnceLock::new();
+    let durations = DURATIONS.get_or_init(|| {
+        [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce]
+            .map(|qos| histogram!(PUBLISH_ACK_DURATION_SECONDS, "qos" => label(qos)))
+    });
+    if let Some(duration) = durations.get(usize::from(qos.as_u8())) {
+        duration.record(after);
+    }
+}
+
+/// A CONNECT was accepted, so long after the connection was.
+pub(crate) fn connected(after: Duration, outcome: SessionOutcome) {
+    histogram!(CONNECT_DURATION_SECONDS).record(after);
+    if outcome.is_resumed {
+        counter!(SESSIONS_RESUMED_TOTAL).increment(1);
+    } else {
+        counter!(SESSIONS_CREATED_TOTAL).increment(1);
+    }
+    if outcome.is_discarded {
+        counter!(SESSIONS_DISCARDED_TOTAL).increment(1);
+    }
+}
+
+/// What a CONNECT did to the client's session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SessionOutcome {
+    /// It goes on.
+    pub(crate) is_resumed: bool,
+    /// There was one, and it ended.
+    pub(crate) is_discarded: bool,
+}
+
+/// A session's time without a connection was over.
+pub(crate) fn session_expired() {
+    counter!(SESSIONS_EXPIRED_TOTAL).increment(1);
+}
+
+/// A heartbeat was answered.
+pub(crate) fn peer_rtt(peer: u16, rtt: Duration) {
+    gauge!(PEER_RTT_SECONDS, "peer" => peer.to_string()).set(rtt.as_secs_f64());
+}
+
+/// Bytes of messages for a peer.
+pub(crate) fn peer_sent_bytes(peer: u16) -> Counter {
+    counter!(PEER_SENT_BYTES_TOTAL, "peer" => peer.to_string())
+}
+
+/// A message at QoS 0 found the queue to a peer full.
+pub(crate) fn dropped_for_peer(peer: u16) {
+    dropped("peer_queue_full");
+    counter!(PEER_DROPPED_MESSAGES_TOTAL, "peer" => peer.to_string()).increment(1);
 }
 
 fn add_one(counts: &mut [u64; 3], qos: Qos) {
@@ -208,8 +371,8 @@ pub(crate) fn overload(resource: &'static str, is_short: bool) {
 }
 
 /// Until when the certificate of a listener is good, in seconds since 1970.
+#[expect(clippy::cast_precision_loss, reason = "a gauge; exact below 2^53")]
 pub(crate) fn certificate_expiry(listener: &str, seconds: i64) {
-    // Exact up to 2^53, which no calendar reaches.
     gauge!(TLS_CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS, "listener" => listener.to_owned())
         .set(seconds as f64);
 }
@@ -218,6 +381,29 @@ pub(crate) fn certificate_expiry(listener: &str, seconds: i64) {
 pub(crate) fn tls_reload(taken_over: bool) {
     let result = if taken_over { "reloaded" } else { "failed" };
     counter!(TLS_RELOADS_TOTAL, "result" => result).increment(1);
+}
+
+/// Room on the disk, in bytes, and how much must stay free.
+#[expect(clippy::cast_precision_loss, reason = "gauges; exact below 2^53")]
+pub(crate) fn disk(free: u64, least: u64) {
+    gauge!(STORAGE_FREE_BYTES).set(free as f64);
+    gauge!(STORAGE_FREE_LIMIT_BYTES).set(least as f64);
+}
+
+/// Bytes on the disk, by what they are for.
+#[expect(clippy::cast_precision_loss, reason = "a gauge; exact below 2^53")]
+pub(crate) fn storage_size(kind: &'static str, bytes: u64) {
+    gauge!(STORAGE_SIZE_BYTES, "kind" => kind).set(bytes as f64);
+}
+
+/// Whether the node is drained.
+pub(crate) fn draining(is_draining: bool) {
+    gauge!(DRAINING).set(if is_draining { 1.0 } else { 0.0 });
+}
+
+/// Whether a shard would lose its majority without this node.
+pub(crate) fn quorum_critical(is_critical: bool) {
+    gauge!(QUORUM_CRITICAL).set(if is_critical { 1.0 } else { 0.0 });
 }
 
 /// Whether a peer answers heartbeats.

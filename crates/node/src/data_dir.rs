@@ -173,6 +173,27 @@ impl DataDir {
         })
     }
 
+    /// Opens a folder that a node has used, whosever it is: takes the lock and reads the identity.
+    ///
+    /// # Errors
+    /// [`DataDirError`]: the folder is in use, or has no identity.
+    pub fn open_existing(path: &Path) -> Result<(Self, Identity), DataDirError> {
+        let at = Folder { path };
+        let absent = || DataDirError::NotOurs {
+            path: path.to_owned(),
+            entry: "no identity.json".to_owned(),
+        };
+        at.read_identity()?.ok_or_else(absent)?;
+        let lock = at.lock()?;
+        let identity = at.read_identity()?.ok_or_else(absent)?;
+        let data_dir = Self {
+            path: path.to_owned(),
+            is_new: false,
+            _lock: lock,
+        };
+        Ok((data_dir, identity))
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path

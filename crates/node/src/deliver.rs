@@ -327,6 +327,7 @@ impl Connection {
     }
 
     pub(crate) fn on_puback(&mut self, ack: &Ack) -> Result<(), End> {
+        self.tally.delivered(Qos::AtLeastOnce);
         self.acknowledge(Acknowledgement::Puback(ack.packet_id))
     }
 
@@ -335,6 +336,7 @@ impl Connection {
     }
 
     pub(crate) fn on_pubcomp(&mut self, ack: &Ack) -> Result<(), End> {
+        self.tally.delivered(Qos::ExactlyOnce);
         self.acknowledge(Acknowledgement::Pubcomp(ack.packet_id))
     }
 

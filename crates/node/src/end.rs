@@ -2,9 +2,10 @@
 
 use codec::ReasonCode;
 use raft_store::{CloseReason, Ending};
+use serde_json::json;
 
 use crate::client::Client;
-use crate::{count, reason};
+use crate::{count, events, reason};
 
 /// Why a connection ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +95,7 @@ impl End {
     /// Logs the end, once, and counts a violation; returns its name in the metric. A client that simply
     /// vanished, by whichever sign, leaves no line.
     pub(crate) fn log(&self, client: &Client) -> &'static str {
+        self.tell(client);
         let client_id = client.client_id.as_str();
         let address = client.origin.address;
         match self {
@@ -134,12 +136,32 @@ impl End {
         }
     }
 
+    /// Tells operators who listen of what they or another connection of the client brought about.
+    fn tell(&self, client: &Client) {
+        let kind = match self {
+            Self::Closed {
+                cause: "takeover", ..
+            } => "client_taken_over",
+            Self::Closed {
+                cause: "kicked", ..
+            } => "client_kicked",
+            Self::Closed { .. } | Self::ClientGone | Self::Disconnected { .. } | Self::LifeOver => {
+                return;
+            }
+        };
+        events::note(kind, || {
+            let client_id = client.client_id.as_str();
+            json!({ "client_id": client_id, "node": client.holder.node.0 })
+        });
+    }
+
     /// What a shard asked for.
     pub(crate) fn by(reason: CloseReason) -> Self {
         match reason {
             CloseReason::TakenOver => Self::closed(ReasonCode::SessionTakenOver, "takeover"),
             CloseReason::QueueFull => Self::closed(ReasonCode::QuotaExceeded, "overload"),
             CloseReason::NodeDown => Self::LifeOver,
+            CloseReason::Kicked => Self::closed(ReasonCode::AdministrativeAction, "kicked"),
         }
     }
 }

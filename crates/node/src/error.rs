@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
+use crate::admin::TokenFileError;
 use crate::auth::ScramFileError;
 use crate::config::{ConfigError, Entry};
 use crate::data_dir::DataDirError;
@@ -12,6 +13,10 @@ use crate::data_dir::DataDirError;
 const FAILED: u8 = 1;
 /// Exit code of a usage or configuration error: starting again changes nothing.
 const USAGE: u8 = 2;
+/// Exit code of a command whose node does not answer.
+const UNREACHABLE: u8 = 3;
+/// Exit code of a command that a node without quorum cannot carry out.
+const NO_QUORUM: u8 = 4;
 
 /// Why the process ends with an exit code other than 0.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +30,9 @@ pub enum StartError {
     /// A file of credentials is wrong.
     #[error(transparent)]
     Credentials(#[from] ScramFileError),
+    /// The file of tokens for the admin API is wrong.
+    #[error(transparent)]
+    Tokens(#[from] TokenFileError),
     /// A socket cannot be bound: change the address, or stop what uses it.
     #[error("{}{key} = \"{address}\": cannot listen there: {source}", prefix(.place))]
     Bind {
@@ -49,6 +57,20 @@ pub enum StartError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A node cannot be reached: is it running, and is this its admin port?
+    #[error("{url}: cannot be reached: {source}")]
+    Unreachable {
+        /// What was asked.
+        url: String,
+        /// Why there was no answer.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// A node answered, but a majority of the nodes does not answer it.
+    #[error("{0}")]
+    NoQuorum(String),
+    /// A node refused what it was asked, or what was looked for is not as it should be.
+    #[error("{0}")]
+    Refused(String),
     /// A command cannot be carried out as it was given.
     #[error("{0}")]
     Usage(String),
@@ -125,8 +147,12 @@ impl StartError {
             }
             Self::Config(_)
             | Self::Credentials(_)
+            | Self::Tokens(_)
             | Self::DataDir(_)
             | Self::Usage(_)
+            | Self::Unreachable { .. }
+            | Self::NoQuorum(_)
+            | Self::Refused(_)
             | Self::Failed { .. } => self,
         }
     }
@@ -136,11 +162,14 @@ impl StartError {
         match self {
             Self::Config(_)
             | Self::Credentials(_)
+            | Self::Tokens(_)
             | Self::Bind { .. }
             | Self::File { .. }
             | Self::Usage(_) => USAGE,
             Self::DataDir(error) if error.is_permanent() => USAGE,
-            Self::DataDir(_) | Self::Failed { .. } => FAILED,
+            Self::DataDir(_) | Self::Refused(_) | Self::Failed { .. } => FAILED,
+            Self::Unreachable { .. } => UNREACHABLE,
+            Self::NoQuorum(_) => NO_QUORUM,
         }
     }
 }

@@ -22,17 +22,28 @@ pub enum Check {
     Listeners,
     /// Passes while nobody asked the node to stop.
     Draining,
+    /// There is room on the disk.
+    Disk,
+    /// There is memory for more clients.
+    Memory,
 }
 
 impl Check {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::Startup,
         Self::Leaders,
         Self::Lease,
         Self::CaughtUp,
         Self::Listeners,
         Self::Draining,
+        Self::Disk,
+        Self::Memory,
     ];
+
+    /// Passes until it is found to fail.
+    fn begins_well(self) -> bool {
+        matches!(self, Self::Draining | Self::Disk | Self::Memory)
+    }
 
     fn name(self) -> &'static str {
         match self {
@@ -42,6 +53,8 @@ impl Check {
             Self::CaughtUp => "caught_up",
             Self::Listeners => "listeners",
             Self::Draining => "draining",
+            Self::Disk => "disk",
+            Self::Memory => "memory",
         }
     }
 }
@@ -70,7 +83,7 @@ type FsyncAge = Box<dyn Fn() -> Duration + Send + Sync>;
 /// The health of one node. Share it as `Arc<Health>`.
 pub struct Health {
     /// In the order of [`Check::ALL`].
-    checks: Mutex<[CheckReport; 6]>,
+    checks: Mutex<[CheckReport; 8]>,
     born: Instant,
     /// When the watchdog last ticked, milliseconds after `born`.
     ticked_ms: AtomicU64,
@@ -92,14 +105,15 @@ impl std::fmt::Debug for Health {
 }
 
 impl Health {
-    /// A node that has just begun to start: every check fails but [`Check::Draining`].
+    /// A node that has just begun to start: every check fails but those of which nobody has
+    /// found anything wrong.
     pub fn new() -> Self {
         let since = SystemTime::now();
         let checks = Check::ALL.map(|check| CheckReport {
             name: check.name(),
-            ok: check == Check::Draining,
+            ok: check.begins_well(),
             since,
-            reason: if check == Check::Draining {
+            reason: if check.begins_well() {
                 String::new()
             } else {
                 "starting".to_owned()
@@ -131,6 +145,11 @@ impl Health {
     /// The planned stop has begun: unready from now on.
     pub fn draining(&self) {
         self.fail(Check::Draining, "the node is stopping");
+    }
+
+    /// The planned stop was called off.
+    pub fn undrained(&self) {
+        self.pass(Check::Draining);
     }
 
     /// Gives the age of the oldest fsync that has not returned (zero when none is under way), for
@@ -218,7 +237,7 @@ impl Health {
         self.ticked_ms.store(ms, Ordering::Relaxed);
     }
 
-    fn checks(&self) -> MutexGuard<'_, [CheckReport; 6]> {
+    fn checks(&self) -> MutexGuard<'_, [CheckReport; 8]> {
         // Reports are replaced one field after the other, but each is valid by itself.
         self.checks.lock().unwrap_or_else(PoisonError::into_inner)
     }

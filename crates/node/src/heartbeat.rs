@@ -12,6 +12,7 @@ use tonic::transport::Channel;
 use crate::broker::Broker;
 use crate::clock;
 use crate::count;
+use crate::drain::Stage;
 use crate::lease::Seen;
 use crate::life::Life;
 use crate::peers::announcements;
@@ -79,6 +80,7 @@ async fn beat(
         from_incarnation: life.id.incarnation.0,
         cluster: broker.config.cluster.name.clone(),
         unreachable: unreachable.map(|node| u32::from(node.0)).collect(),
+        draining: broker.drain.stage() != Stage::Serving,
     };
     let sent = clock::now();
     let Ok(reply) = timeout(broker.lease.duration(), client.heartbeat(request)).await else {
@@ -86,6 +88,7 @@ async fn beat(
     };
     match reply {
         Ok(reply) => {
+            count::peer_rtt(peer.0, clock::now().saturating_sub(sent));
             broker.silence.heard(peer);
             broker.unanswered.heard(peer);
             let needed = seen_from_proto(reply.into_inner());

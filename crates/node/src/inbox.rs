@@ -131,7 +131,10 @@ impl Connection {
                 packet_id,
                 delivery,
             } => {
-                self.on_send(position, packet_id, &delivery);
+                // The next node sends it, as the session has it in flight.
+                if !self.is_finishing() {
+                    self.on_send(position, packet_id, &delivery);
+                }
                 Ok(())
             }
             Mail::SendPubrel {

@@ -8,6 +8,7 @@ pub mod auth;
 mod backlog;
 mod broker;
 mod budget;
+mod calendar;
 mod capabilities;
 pub mod cli;
 mod client;
@@ -19,16 +20,22 @@ mod count;
 pub mod data_dir;
 mod deliver;
 pub mod demo;
+mod disk;
 mod dispatch;
+mod drain;
 mod end;
 pub mod error;
+mod events;
+mod facts;
 mod fences;
+mod gauges;
 pub mod health;
 mod heartbeat;
 mod held;
 mod hold;
 mod inbox;
 mod lease;
+mod leaving;
 mod life;
 mod link;
 mod listener;
@@ -46,6 +53,7 @@ mod pending;
 mod pressure;
 mod proto;
 mod publish;
+mod query;
 mod rate;
 mod reason;
 mod received;
@@ -72,10 +80,11 @@ mod wire;
 
 use std::sync::Arc;
 
+use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
-use crate::config::Config;
+use crate::config::Loaded;
 use crate::data_dir::{DataDir, Identity};
 use crate::health::Health;
 use crate::metrics::Exporter;
@@ -88,7 +97,7 @@ pub use crate::error::StartError;
 ///
 /// # Errors
 /// [`StartError`]: why it did not start, or what ended it.
-pub async fn run(config: Config) -> Result<(), StartError> {
+pub async fn run(Loaded { config, entries }: Loaded) -> Result<(), StartError> {
     let mut signals = StopSignals::install(Hangup::Reloads)?;
     let exporter = Exporter::install()?;
     let identity = Identity {
@@ -102,17 +111,27 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     exporter.spawn_upkeep();
     metrics::set_identity(&config.node.name, &config.cluster.name);
     let stop = CancellationToken::new();
-    let admin = Admin::bind(config.admin.bind).await?;
-    let admin = admin.serve(Arc::clone(&health), exporter, stop.clone());
+    let admin = Admin::bind(&config.admin).await?;
+    let admin = admin.serve((Arc::clone(&health), exporter), entries, stop.clone());
     let server = Server::start(config, Arc::clone(&health)).await?;
+    admin.attach(server.broker())?;
+    tell_systemd(NotifyState::Ready);
     tokio::select! {
         () = signals.any() => {}
         failure = server.failed() => return Err(failure),
     }
-    health.draining();
-    server.stop().await?;
+    tell_systemd(NotifyState::Stopping);
+    server.stop(signals.any()).await?;
     stop.cancel();
     admin
+        .task
         .await
         .map_err(|error| StartError::failed("the admin port stopped", error))
+}
+
+/// With `Type=notify`; without systemd it does nothing.
+fn tell_systemd(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(false, &[state]) {
+        tracing::warn!(%error, "systemd is not told");
+    }
 }

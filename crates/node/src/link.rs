@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
+use crate::count;
 use crate::life::LifeId;
 use crate::proto::live_ack::Kind as AckKind;
 use crate::proto::live_frame::Kind as FrameKind;
@@ -46,6 +47,7 @@ pub(crate) struct Link {
     queued: Notify,
     /// The queue fell below its bound.
     drained: Notify,
+    bytes_sent: metrics::Counter,
 }
 
 #[derive(Debug, Default)]
@@ -104,6 +106,7 @@ impl Link {
             overfull: AtomicBool::new(false),
             queued: Notify::new(),
             drained: Notify::new(),
+            bytes_sent: count::peer_sent_bytes(peer.0),
         }
     }
 
@@ -165,6 +168,8 @@ impl Link {
             let mut queue = self.lock();
             if let Some(to) = queue.to {
                 push(&mut queue, kind, bytes, waiter);
+                self.bytes_sent
+                    .increment(u64::try_from(bytes).unwrap_or(u64::MAX));
                 self.note_bytes(&queue);
                 drop(queue);
                 self.queued.notify_one();

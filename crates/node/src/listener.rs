@@ -48,6 +48,11 @@ impl Listener {
         Ok(Self { socket, config })
     }
 
+    /// How to open it again.
+    pub(crate) fn again(&self) -> Reopening {
+        Reopening(self.config.clone())
+    }
+
     /// Accepts until `stop`; each connection is a task of `connections`.
     pub(crate) async fn run(
         self,
@@ -82,6 +87,7 @@ impl Listener {
             let (broker, gate) = (Arc::clone(&broker), Arc::clone(&gate));
             let origin = Origin {
                 address: address.unwrap_or(UNIX_CLIENT),
+                since: std::time::Instant::now(),
                 listener: Arc::clone(&name),
                 anonymous,
                 certificate_identity: None,
@@ -91,6 +97,21 @@ impl Listener {
                 drop(slot);
             });
         }
+    }
+}
+
+/// A listener that is closed for a while.
+#[derive(Debug)]
+pub(crate) struct Reopening(ListenerConfig);
+
+impl Reopening {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// The address is taken by now.
+    pub(crate) async fn bind(&self) -> Result<Listener, StartError> {
+        let name = format!("the address of listener {}", self.0.name);
+        Listener::bind(name, self.0.clone()).await
     }
 }
 

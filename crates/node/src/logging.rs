@@ -5,11 +5,14 @@
 //! at `warn` for as long as one peer is away.
 
 use std::io::{self, IsTerminal as _};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Registry;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{LogConfig, LogFormat, LogTarget};
@@ -24,6 +27,51 @@ const OUR_CRATES: [&str; 6] = [
     "router",
 ];
 
+/// One line for each change by an administrator.
+const AUDIT: &str = "holdfast::audit";
+
+/// The filter in force, and the way to change it.
+struct InForce {
+    handle: reload::Handle<Targets, Registry>,
+    level: Mutex<String>,
+}
+
+static IN_FORCE: OnceLock<InForce> = OnceLock::new();
+
+/// The level in force, as it was written; empty when this process does not log.
+pub fn level() -> String {
+    let level = IN_FORCE.get().map(|in_force| {
+        let level = in_force
+            .level
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        level.clone()
+    });
+    level.unwrap_or_default()
+}
+
+/// Changes what is logged from now on, in the words of `log.level`.
+///
+/// # Errors
+/// A sentence: the text is no level, or this process does not log.
+pub fn set_level(text: &str) -> Result<(), String> {
+    let new = filter(text).ok_or_else(|| {
+        "level is error, warn, info, debug, trace, off, or a list such as \"info,holdfast::raft=debug\""
+            .to_owned()
+    })?;
+    let in_force = IN_FORCE.get().ok_or("this process does not log")?;
+    in_force
+        .handle
+        .reload(new)
+        .map_err(|error| error.to_string())?;
+    let mut level = in_force
+        .level
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    text.clone_into(&mut level);
+    Ok(())
+}
+
 /// Reads a filter: a level for everything of ours, or a list of `TARGET=LEVEL`.
 ///
 /// `holdfast` stands for all our crates, `holdfast::raft` for the shards, `holdfast::NAME` for a
@@ -31,7 +79,9 @@ const OUR_CRATES: [&str; 6] = [
 pub fn filter(text: &str) -> Option<Targets> {
     let mut filter = Targets::new()
         .with_default(LevelFilter::WARN)
-        .with_target("openraft", LevelFilter::ERROR);
+        .with_target("openraft", LevelFilter::ERROR)
+        // Who changed what is kept however quiet the log is, unless it is named itself.
+        .with_target(AUDIT, LevelFilter::INFO);
     let mut directives = 0;
     for directive in text
         .split(',')
@@ -72,6 +122,7 @@ fn targets(target: &str) -> Option<Vec<String>> {
     }
     Some(match target.split_once("::") {
         None if target == "holdfast" => OUR_CRATES.map(str::to_owned).to_vec(),
+        Some(("holdfast", "audit")) => vec![AUDIT.to_owned()],
         Some(("holdfast", "raft")) => vec!["raft_store".to_owned(), "openraft".to_owned()],
         Some(("holdfast", module)) => vec![format!("node::{module}")],
         Some(_) | None => vec![target.to_owned()],
@@ -93,15 +144,18 @@ pub fn init(config: &LogConfig) {
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_ansi(is_terminal);
-    let registry = tracing_subscriber::registry().with(filter(&config.level));
-    // An error means that there is a subscriber already.
-    if is_text {
-        registry.with(lines).try_init().ok();
+    let filter = filter(&config.level).unwrap_or_default();
+    let (filter, handle) = reload::Layer::new(filter);
+    let registry = tracing_subscriber::registry().with(filter);
+    let begun = if is_text {
+        registry.with(lines).try_init()
     } else {
-        registry
-            .with(lines.json().flatten_event(true))
-            .try_init()
-            .ok();
+        registry.with(lines.json().flatten_event(true)).try_init()
+    };
+    // An error means that there is a subscriber already.
+    if begun.is_ok() {
+        let level = Mutex::new(config.level.clone());
+        IN_FORCE.set(InForce { handle, level }).ok();
     }
 }
 

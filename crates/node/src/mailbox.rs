@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::backlog::{Backlog, Flow, LiveLimits};
 use crate::budget::{Share, cost};
 use crate::count;
+use crate::facts::Traffic;
 use crate::hold::Hold;
 use crate::pressure::Pressure;
 
@@ -77,6 +78,8 @@ pub(crate) struct Mailbox {
     pressure: Arc<Pressure>,
     /// Bytes in the buffers of its connection's socket.
     buffered: AtomicUsize,
+    /// What went over that socket.
+    pub(crate) traffic: Traffic,
 }
 
 #[derive(Debug)]
@@ -118,6 +121,7 @@ impl Mailbox {
             limits,
             pressure: Arc::clone(pressure),
             buffered: AtomicUsize::new(0),
+            traffic: Traffic::default(),
         }
     }
 

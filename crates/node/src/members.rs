@@ -6,13 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use raft_store::{Command, Incarnation, NodeId, ShardId};
+use raft_store::{Answers, Command, Incarnation, NodeId, Response, ShardId};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::broker::{Broker, incarnation_of};
 use crate::clock;
+use crate::count;
 use crate::fences;
 use crate::health::Check;
 use crate::life::{Life, LifeId};
@@ -274,7 +275,9 @@ async fn expire_sessions(broker: &Broker, shard: ShardId) {
             epoch: due.epoch,
         })
         .collect();
-    propose_as_leader(broker, shard, &commands).await;
+    let answers = propose_as_leader(broker, shard, &commands).await;
+    let expired = answers.iter().filter(|answer| **answer == Response::Done);
+    expired.for_each(|_| count::session_expired());
 }
 
 /// Shard time is what the entries say. Where there was none for a while an empty one says how late it
@@ -293,11 +296,13 @@ async fn log_time(broker: &Broker, shard: ShardId) {
     }
 }
 
-async fn propose_as_leader(broker: &Broker, shard: ShardId, commands: &[Command]) {
+async fn propose_as_leader(broker: &Broker, shard: ShardId, commands: &[Command]) -> Answers {
     if commands.is_empty() {
-        return;
+        return Answers::default();
     }
-    if let Err(error) = broker.propose_idempotent(shard, commands).await {
+    let written = broker.propose_idempotent(shard, commands).await;
+    written.unwrap_or_else(|error| {
         tracing::debug!(%shard, %error, "a leader's command was not written, trying again");
-    }
+        Answers::default()
+    })
 }

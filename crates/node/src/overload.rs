@@ -79,6 +79,11 @@ impl Overload {
         }
     }
 
+    /// No new connection is taken for want of memory.
+    pub(crate) fn is_memory_short(&self) -> bool {
+        self.is_memory_short.load(Ordering::Relaxed)
+    }
+
     /// Whether another CONNECT is looked at. Costs next to nothing.
     pub(crate) fn admit(&self) -> Result<(), Refused> {
         if let Some(connects) = &self.connects {
@@ -118,8 +123,7 @@ impl Broker {
         if max == 0 {
             return Ok(());
         }
-        let own = self.shards.shard(self.shard_of(client_id));
-        if own.is_some_and(|shard| shard.with_machine(|machine| machine.knows(client_id))) {
+        if self.knows(client_id) {
             return Ok(());
         }
         let counts = self.shards.iter();

@@ -99,7 +99,8 @@ impl PeerService {
     }
 }
 
-fn another_cluster(peer: &str, cluster: &str) -> Status {
+/// Refuses a call that is meant for another cluster.
+pub(crate) fn another_cluster(peer: &str, cluster: &str) -> Status {
     refuse_peer(peer, "cluster", &format!("calls for cluster {cluster:?}"));
     Status::permission_denied("another cluster")
 }
@@ -176,15 +177,16 @@ impl Peers for PeerService {
             from_incarnation,
             cluster,
             unreachable,
+            draining,
         } = request.into_inner();
         let peer = self.admit(&cluster, from, Incarnation(from_incarnation))?;
         self.broker.silence.heard(peer);
         let unreachable = unreachable
             .into_iter()
             .filter_map(|node| u16::try_from(node).ok());
-        self.broker
-            .reports
-            .note(peer, unreachable.map(NodeId).collect());
+        let reports = &self.broker.reports;
+        reports.note(peer, unreachable.map(NodeId).collect());
+        reports.note_draining(peer, draining);
         let life = self.life()?;
         // A life that this node does not know yet gets no answer either: `long_over` relies on it.
         let known = self.broker.live_nodes().get(&peer) == Some(&Incarnation(from_incarnation));

@@ -1,6 +1,8 @@
 //! What a connection has published and not acknowledged.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use codec::{Ack, Message, Packet, PacketId, ProtocolVersion, Qos, ReasonCode};
 use raft_store::Refusal;
@@ -47,6 +49,8 @@ pub(crate) struct PendingPublish {
     /// The publisher is told that its message was not accepted: a queue was full and that is the policy,
     /// there was no room to store it, or it is not what it says.
     pub(crate) refused: Option<ReasonCode>,
+    /// When it came.
+    pub(crate) since: Instant,
 }
 
 /// A retained PUBLISH whose message is being stored: the packets behind it wait (G4).
@@ -71,6 +75,7 @@ impl PendingPublish {
             awaited: 0,
             matched: false,
             refused: None,
+            since: Instant::now(),
         }
     }
 
@@ -80,6 +85,20 @@ impl PendingPublish {
     }
 }
 
+impl Drop for PendingPublishes {
+    fn drop(&mut self) {
+        UNDER_WAY.fetch_sub(self.publishes.len(), Ordering::Relaxed);
+    }
+}
+
+/// PUBLISHes of all connections of this process that are not acknowledged yet.
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
+/// How many there are.
+pub(crate) fn under_way() -> usize {
+    UNDER_WAY.load(Ordering::Relaxed)
+}
+
 impl PendingPublishes {
     /// As many are under way as we allow a client.
     pub(crate) fn is_full(&self, config: &Config) -> bool {
@@ -87,8 +106,14 @@ impl PendingPublishes {
         under_way >= usize::from(config.mqtt.receive_maximum) || self.bytes >= UNDER_WAY_BYTES_MAX
     }
 
+    /// Nothing is under way.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.publishes.is_empty() && self.releases.is_empty()
+    }
+
     /// One more is under way.
     pub(crate) fn begin(&mut self, publish: PendingPublish) {
+        UNDER_WAY.fetch_add(1, Ordering::Relaxed);
         self.bytes = self.bytes.saturating_add(publish.bytes);
         self.publishes.push_back(publish);
     }
@@ -106,6 +131,8 @@ impl PendingPublishes {
             .publishes
             .pop_front_if(|publish| publish.awaited == 0)?;
         self.bytes = self.bytes.saturating_sub(answered.bytes);
+        UNDER_WAY.fetch_sub(1, Ordering::Relaxed);
+        count::acknowledged(answered.qos, answered.since.elapsed());
         Some(answered)
     }
 

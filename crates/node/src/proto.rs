@@ -1,4 +1,4 @@
-//! Generated from `proto/peers.proto`.
+//! Generated from `proto/peers.proto` and `proto/query.proto`.
 #![allow(
     missing_docs,
     unnameable_types,
@@ -15,3 +15,8 @@
 )]
 
 tonic::include_proto!("holdfast.peers.v1");
+
+/// What nodes ask each other for operators.
+pub(crate) mod query {
+    tonic::include_proto!("holdfast.query.v1");
+}

@@ -32,6 +32,9 @@ impl Connection {
         self.tally.received(publish.qos);
         let topic = self.topic_of(&publish)?;
         self.check_publish(&publish, &topic)?;
+        if self.is_left_to_others(publish.qos) {
+            return Ok(());
+        }
         if !sys_topics::is_open(&topic) {
             self.refuse_sys_topic(&publish);
             return Ok(());
@@ -46,6 +49,9 @@ impl Connection {
         }
         if !self.accepts_payload(&message) {
             return self.refuse_payload(packet_id, message.qos);
+        }
+        if self.has_no_room_for(message.qos, message.retain) {
+            return self.refuse_for_want_of_room(packet_id, message.qos);
         }
         if message.retain {
             self.set_retained(packet_id, message);
@@ -249,7 +255,7 @@ impl Connection {
                 continue;
             };
             if tag.is_none() && link.is_full() {
-                count::dropped("peer_queue_full");
+                count::dropped_for_peer(node.0);
                 continue;
             }
             let message = encoded

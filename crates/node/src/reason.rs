@@ -100,7 +100,7 @@ fn set_reason_string(packet: &mut Packet, text: Option<Utf8>) {
 
 /// What the person should know, by cause as in the logs and metrics. "": nothing beyond the code.
 pub(crate) fn of_cause(cause: &str) -> &'static str {
-    const TEXTS: [(&str, &str); 18] = [
+    const TEXTS: [(&str, &str); 20] = [
         (
             "anonymous",
             "this listener takes no client without credentials",
@@ -118,11 +118,13 @@ pub(crate) fn of_cause(cause: &str) -> &'static str {
             "connect_rate",
             "too many connections a second, try again later",
         ),
+        ("disk", "the disk of this node is full"),
         ("drain", "this node stops, connect again"),
         (
             "keepalive",
             "no packet within one and a half times the keep alive",
         ),
+        ("kicked", "an administrator closed this connection"),
         (
             "max_qos",
             "the QoS of the will is above the Maximum QoS of this server",
@@ -165,7 +167,7 @@ pub(crate) fn of_publish(code: ReasonCode) -> &'static str {
     const TEXTS: [(ReasonCode, &str); 2] = [
         (
             ReasonCode::QuotaExceeded,
-            "a queue or the store of retained messages is full",
+            "a queue, the store of retained messages or the disk of this node is full",
         ),
         (ReasonCode::PayloadFormatInvalid, NOT_UTF8),
     ];

@@ -12,6 +12,7 @@ use session::{Body, Delivery, StoredMessage, Subscription, effective_qos};
 
 use crate::budget::{Budget, LARGE_BYTES};
 use crate::count;
+use crate::facts::ConnectionFacts;
 use crate::mailbox::{LiveOutcome, Mailbox, SharedDelivery};
 use crate::shared::{SharedOrigin, SharedTaken};
 
@@ -20,6 +21,8 @@ use crate::shared::{SharedOrigin, SharedTaken};
 pub(crate) struct Registry {
     next_connection: AtomicU64,
     mailboxes: DashMap<ConnectionId, Arc<Mailbox>>,
+    /// Of those whose session is open.
+    facts: DashMap<ConnectionId, ConnectionFacts>,
     live: RwLock<LiveTable>,
     /// Whose turn it is in a shared subscription; also names the messages for them.
     turn: AtomicU64,
@@ -147,7 +150,37 @@ impl Registry {
     /// Forgets a connection and its subscriptions.
     pub(crate) fn close(&self, connection: ConnectionId) {
         self.mailboxes.remove(&connection);
+        self.facts.remove(&connection);
         self.leave(connection);
+    }
+
+    /// Notes what operators may ask about an open connection.
+    pub(crate) fn describe(&self, connection: ConnectionId, facts: ConnectionFacts) {
+        self.facts.insert(connection, facts);
+    }
+
+    /// What was noted.
+    pub(crate) fn facts(&self, connection: ConnectionId) -> Option<ConnectionFacts> {
+        self.facts
+            .get(&connection)
+            .map(|entry| entry.value().clone())
+    }
+
+    /// The subscriptions of a connection, in the order of their filters.
+    pub(crate) fn subscriptions(
+        &self,
+        connection: ConnectionId,
+    ) -> BTreeMap<TopicFilter, router::Subscription> {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        let ordinary = live.router.subscriptions(&connection);
+        let shared = live.shared.groups_of(&connection).filter_map(|filter| {
+            let subscription = live.shared.get(&connection, filter)?;
+            Some((TopicFilter::clone(filter), *subscription))
+        });
+        ordinary
+            .map(|(filter, subscription)| (filter.clone(), *subscription))
+            .chain(shared)
+            .collect()
     }
 
     /// The mailbox of an open connection.
@@ -264,17 +297,21 @@ impl Registry {
         delivered
     }
 
-    /// Subscriptions of sessions here that end with their connection.
-    pub(crate) fn transient_subscriptions(&self) -> usize {
+    /// Subscriptions of sessions here that end with their connection: without wildcards, with, and
+    /// shared ones.
+    pub(crate) fn transient_subscriptions(&self) -> (usize, usize, usize) {
         let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
         let transient = live.connections.iter();
-        transient
-            .filter(|(_, connection)| !connection.hosted)
-            .map(|(id, _)| {
-                let unshared = live.router.subscriptions(id).count();
-                unshared.saturating_add(live.shared.groups_of(id).count())
-            })
-            .sum()
+        let (mut exact, mut wildcard, mut shared) = (0_usize, 0_usize, 0_usize);
+        for (id, _) in transient.filter(|(_, connection)| !connection.hosted) {
+            let all = live.router.subscriptions(id).count();
+            let with = live.router.subscriptions(id);
+            let with = with.filter(|(filter, _)| filter.has_wildcards()).count();
+            wildcard = wildcard.saturating_add(with);
+            exact = exact.saturating_add(all.saturating_sub(with));
+            shared = shared.saturating_add(live.shared.groups_of(id).count());
+        }
+        (exact, wildcard, shared)
     }
 
     /// Bytes that are kept on account of each connection.

@@ -12,14 +12,15 @@ use raft_store::{
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{interval, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{interval, sleep};
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Scram, ScramUsers};
 use crate::broker::Broker;
 use crate::config::Config;
+use crate::disk::{self, Disk};
 use crate::dispatch::Dispatch;
+use crate::drain::Drain;
 use crate::error::StartError;
 use crate::health::{Check, Health};
 use crate::lease::Lease;
@@ -27,23 +28,22 @@ use crate::listener::Listener;
 use crate::overload::Overload;
 use crate::peers::PeerService;
 use crate::pressure::{self, Pressure};
+use crate::query::QueryService;
 use crate::silence::{Reports, Silence};
 use crate::transport::TlsStore;
 use crate::visibility::Visibility;
-use crate::{clock, count, heartbeat, members, outbox, sys_topics, wills};
+use crate::{clock, count, gauges, heartbeat, members, outbox, sys_topics, wills};
 
 /// How often readiness is looked at.
 const HEALTH_PERIOD: Duration = Duration::from_millis(100);
-/// How long connections may take to end at a stop.
-const CONNECTIONS_STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Before a listener whose address is taken is tried again.
+const BIND_PAUSE: Duration = Duration::from_secs(1);
 
 /// A running node.
 #[derive(Debug)]
 pub(crate) struct Server {
     broker: Arc<Broker>,
     tasks: JoinSet<()>,
-    connections: TaskTracker,
-    accepting: CancellationToken,
 }
 
 impl Server {
@@ -71,22 +71,26 @@ impl Server {
             .await
             .map_err(store)?;
         dispatch.set_shards(&shards);
-        let broker = broker(config, (node, members), shards, dispatch, (health, tls))?;
+        let connections = TaskTracker::new();
+        let drain = Drain::new(config.shutdown.clone(), connections.clone());
+        let broker = broker(
+            (config, drain, tls),
+            (node, members),
+            shards,
+            dispatch,
+            health,
+        )?;
         let mut server = Self {
             broker,
             tasks: JoinSet::new(),
-            connections: TaskTracker::new(),
-            accepting: CancellationToken::new(),
         };
         server.spawn_cluster(cluster_socket);
         server.spawn_outboxes();
         for listener in listeners {
-            let run = listener.run(
-                Arc::clone(&server.broker),
-                server.connections.clone(),
-                server.accepting.clone(),
-            );
-            server.tasks.spawn(run);
+            let broker = Arc::clone(&server.broker);
+            server
+                .tasks
+                .spawn(listen(broker, listener, connections.clone()));
         }
         server.broker.health.pass(Check::Listeners);
         server.broker.health.started();
@@ -100,6 +104,7 @@ impl Server {
                 .add_service(RaftService::new(Arc::clone(&broker.shards)))
                 .add_service(ProposalService::server(Arc::clone(&broker.shards)))
                 .add_service(PeerService::server(Arc::clone(broker)))
+                .add_service(QueryService::server(Arc::clone(broker)))
                 .serve_with_incoming(raft_store::incoming(
                     socket,
                     broker.shards.security().clone(),
@@ -119,6 +124,8 @@ impl Server {
         self.tasks.spawn(members::duties(Arc::clone(broker)));
         self.tasks.spawn(watch_health(Arc::clone(broker)));
         self.tasks.spawn(pressure::relieve(Arc::clone(broker)));
+        self.tasks.spawn(gauges::keep(Arc::clone(broker)));
+        self.tasks.spawn(disk::watch(Arc::clone(broker)));
         self.tasks.spawn(sys_topics::run(Arc::clone(broker)));
         self.tasks.spawn(Arc::clone(&broker.tls).watch());
     }
@@ -142,6 +149,11 @@ impl Server {
         self.tasks.spawn(outbox::watch_bound(Arc::clone(broker)));
     }
 
+    /// The parts of the node, for whoever answers about it.
+    pub(crate) fn broker(&self) -> &Arc<Broker> {
+        &self.broker
+    }
+
     /// What ends the node although nobody asked it to stop.
     pub(crate) async fn failed(&self) -> StartError {
         let mut tick = interval(HEALTH_PERIOD);
@@ -154,35 +166,54 @@ impl Server {
     }
 
     /// Stops: no new clients, leaderships handed over, the open connections closed with a reason,
-    /// the state flushed.
+    /// the state flushed. `hurry`: whoever is left is closed at once.
     ///
     /// # Errors
     /// [`StartError`]: the state could not be made durable.
-    pub(crate) async fn stop(mut self) -> Result<(), StartError> {
-        self.accepting.cancel();
-        self.broker.stopping.send_replace(true);
-        self.connections.close();
-        if timeout(CONNECTIONS_STOP_TIMEOUT, self.connections.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                open = self.connections.len(),
-                "connections did not end in time"
-            );
+    pub(crate) async fn stop(mut self, hurry: impl Future<Output = ()>) -> Result<(), StartError> {
+        let limit = self.broker.config.shutdown.drain_timeout;
+        tokio::select! {
+            () = self.broker.drain(limit) => {}
+            () = hurry => {
+                tracing::warn!("asked to stop again: the remaining clients are closed at once");
+                self.broker.close_clients().await;
+            }
         }
-        self.broker.shards.hand_over().await;
         self.tasks.shutdown().await;
         self.broker.shards.shutdown().await.map_err(store)
     }
 }
 
+/// Accepts clients on one listener, except while the node is drained.
+async fn listen(broker: Arc<Broker>, mut listener: Listener, connections: TaskTracker) {
+    loop {
+        let again = listener.again();
+        let accepting = broker.drain.accepting();
+        listener
+            .run(Arc::clone(&broker), connections.clone(), accepting)
+            .await;
+        broker.drain.served_again().await;
+        listener = loop {
+            match again.bind().await {
+                Ok(listener) => break listener,
+                Err(error) => {
+                    let reason = error.to_string();
+                    tracing::error!(reason, "a listener cannot be opened again");
+                    broker.health.fail(Check::Listeners, &reason);
+                }
+            }
+            sleep(BIND_PAUSE).await;
+        };
+        broker.health.pass(Check::Listeners);
+    }
+}
+
 fn broker(
-    config: Config,
+    (config, drain, tls): (Config, Drain, Arc<TlsStore>),
     (node, members): (NodeId, BTreeMap<NodeId, String>),
     shards: Arc<Shards>,
     dispatch: Arc<Dispatch>,
-    (health, tls): (Arc<Health>, Arc<TlsStore>),
+    health: Arc<Health>,
 ) -> Result<Arc<Broker>, StartError> {
     let address = |error| StartError::failed("an address in cluster.peers is not usable", error);
     let name = config.cluster.name.clone();
@@ -221,7 +252,8 @@ fn broker(
         outbox_full: watch::Sender::new(false),
         scram,
         tls,
-        stopping: watch::Sender::new(false),
+        drain,
+        disk: Disk::default(),
     }))
 }
 
@@ -327,6 +359,15 @@ async fn watch_health(broker: Arc<Broker>) {
         for shard in broker.shards.iter() {
             count::raft_role(shard.id(), shard.is_leader());
             broker.dispatch.set_leads(shard.id(), shard.is_leader());
+        }
+        count::quorum_critical(broker.quorum_critical().is_some());
+        if broker.overload.is_memory_short() {
+            broker.health.fail(
+                Check::Memory,
+                "limits.memory_high: new connections are refused",
+            );
+        } else {
+            broker.health.pass(Check::Memory);
         }
         if broker.lease.is_held() {
             broker.health.pass(Check::Lease);

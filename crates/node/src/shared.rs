@@ -260,7 +260,7 @@ impl Life {
         };
         let held = shared.message.qos != Qos::AtMostOnce;
         if !held && link.is_full() {
-            count::dropped("peer_queue_full");
+            count::dropped_for_peer(node.0);
             return None;
         }
         let now = clock::timestamp();

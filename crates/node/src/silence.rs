@@ -90,6 +90,8 @@ impl Silence {
 #[derive(Debug, Default)]
 pub(crate) struct Reports {
     peers: Mutex<BTreeMap<NodeId, (Instant, Vec<NodeId>)>>,
+    /// Who said that it is drained, and when.
+    draining: Mutex<BTreeMap<NodeId, Instant>>,
 }
 
 impl Reports {
@@ -97,6 +99,23 @@ impl Reports {
     pub(crate) fn note(&self, peer: NodeId, unreachable: Vec<NodeId>) {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         peers.insert(peer, (Instant::now(), unreachable));
+    }
+
+    /// A peer said whether it is drained.
+    pub(crate) fn note_draining(&self, peer: NodeId, draining: bool) {
+        let mut all = self.draining.lock().unwrap_or_else(PoisonError::into_inner);
+        if draining {
+            all.insert(peer, Instant::now());
+        } else {
+            all.remove(&peer);
+        }
+    }
+
+    /// Who is drained, by words not older than `fresh`.
+    pub(crate) fn draining(&self, fresh: Duration) -> BTreeSet<NodeId> {
+        let all = self.draining.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = all.iter().filter(|(_, since)| since.elapsed() <= fresh);
+        fresh.map(|(peer, _)| *peer).collect()
     }
 
     /// Pairs of nodes of which one cannot reach the other, the lower id first, by words not older

@@ -69,7 +69,8 @@ pub(crate) fn of_this_node(broker: &Broker) -> StatisticsReply {
     let closed = SUMS.connections_closed.get();
     let opened = SUMS.connections_opened.get();
     let transient_subscriptions = broker.dispatch.life().map_or(0, |life| {
-        u64::try_from(life.registry.transient_subscriptions()).unwrap_or(u64::MAX)
+        let (exact, wildcard, shared) = life.registry.transient_subscriptions();
+        u64::try_from(exact.saturating_add(wildcard).saturating_add(shared)).unwrap_or(u64::MAX)
     });
     StatisticsReply {
         uptime_s: clock::now().saturating_sub(broker.started).as_secs(),

@@ -9,12 +9,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use codec::{Decoder, Packet, ProtocolVersion, encode};
+use codec::{Decoder, Packet, ProtocolVersion, ReasonCode, encode};
 use futures::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
 use crate::budget::{Budget, Share};
+use crate::count::{self, PacketCounts};
 use crate::transport::{Reader, Transport, Writer};
 
 /// How long a last packet may take to reach the socket before it is closed.
@@ -78,7 +79,7 @@ pub(crate) struct Wire {
     /// What waits for the socket.
     pub(crate) output: BytesMut,
     /// Packets appended by `send` that nobody has counted.
-    pub(crate) packets_sent: u64,
+    pub(crate) packets_sent: PacketCounts,
     /// Bytes to packets.
     pub(crate) decoder: Decoder,
     /// What the buffers hold of the node's memory for such.
@@ -93,7 +94,7 @@ impl Wire {
             writer,
             input: BytesMut::new(),
             output: BytesMut::new(),
-            packets_sent: 0,
+            packets_sent: PacketCounts::default(),
             decoder,
             share: Share::new(budget),
         }
@@ -109,7 +110,10 @@ impl Wire {
     /// Appends a packet to what waits for the socket.
     pub(crate) fn send(&mut self, packet: &Packet, version: ProtocolVersion) {
         match encode(packet, version, &mut self.output) {
-            Ok(()) => self.packets_sent = self.packets_sent.saturating_add(1),
+            Ok(()) => {
+                self.packets_sent.add(packet.packet_type());
+                count_reason_codes(packet);
+            }
             Err(error) => {
                 tracing::error!(%error, packet = ?packet.packet_type(), "packet not encoded");
             }
@@ -169,5 +173,37 @@ impl Wire {
         };
         // The client may be gone; then there is nobody to tell.
         drop(timeout(FAREWELL_TIMEOUT, write).await);
+    }
+}
+
+/// Reason codes that tell more than that all is well.
+fn count_reason_codes(packet: &Packet) {
+    let told = |code: ReasonCode| count::reason_code_sent(packet.packet_type(), code);
+    let told_if_error = |code: ReasonCode| {
+        if code.is_error() {
+            told(code);
+        }
+    };
+    match packet {
+        Packet::Connack(connack) => told(connack.reason_code),
+        Packet::Disconnect(disconnect) => told(disconnect.reason_code),
+        Packet::Puback(ack) | Packet::Pubrec(ack) | Packet::Pubrel(ack) | Packet::Pubcomp(ack) => {
+            told_if_error(ack.reason_code);
+        }
+        Packet::Suback(suback) => suback.reason_codes.iter().copied().for_each(told_if_error),
+        Packet::Unsuback(unsuback) => {
+            unsuback
+                .reason_codes
+                .iter()
+                .copied()
+                .for_each(told_if_error);
+        }
+        Packet::Connect(_)
+        | Packet::Publish(_)
+        | Packet::Subscribe(_)
+        | Packet::Unsubscribe(_)
+        | Packet::Pingreq
+        | Packet::Pingresp
+        | Packet::Auth(_) => {}
     }
 }

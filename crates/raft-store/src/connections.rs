@@ -79,7 +79,8 @@ impl Connections {
         }
     }
 
-    /// How far a peer has applied a shard, by its last answer to a heartbeat from here.
+    /// How far a peer has applied a shard, by its last answer to a heartbeat from here. `None` also of
+    /// one that is about to stop.
     pub(crate) fn applied(&self, node: u64, shard: ShardId) -> Option<u64> {
         let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let applied = peers
@@ -159,11 +160,13 @@ impl Peer {
             .copied()
     }
 
-    pub(crate) fn note_applied(&self, shard: ShardId, index: u64) {
-        self.applied
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(shard, index);
+    /// `None`: it is not to lead.
+    pub(crate) fn note_applied(&self, shard: ShardId, index: Option<u64>) {
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        match index {
+            Some(index) => applied.insert(shard, index),
+            None => applied.remove(&shard),
+        };
     }
 
     /// Told when a stream of this shard's entries is to end.

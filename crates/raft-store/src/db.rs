@@ -133,6 +133,29 @@ fn open_error(path: &Path, source: rocksdb::Error) -> StoreError {
     }
 }
 
+/// How a database copes with what is written to it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WritePressure {
+    /// Estimate of what it has to rewrite.
+    pub(crate) pending_compaction_bytes: u64,
+    /// Writes are slowed down.
+    pub(crate) is_delayed: bool,
+    /// Nothing can be written.
+    pub(crate) is_stopped: bool,
+}
+
+fn write_pressure(db: &DB) -> WritePressure {
+    let property = |name: &properties::PropName| {
+        let value = db.property_int_value(name);
+        value.ok().flatten().unwrap_or(0)
+    };
+    WritePressure {
+        pending_compaction_bytes: property(properties::ESTIMATE_PENDING_COMPACTION_BYTES),
+        is_delayed: property(properties::ACTUAL_DELAYED_WRITE_RATE) > 0,
+        is_stopped: property(properties::IS_WRITE_STOPPED) > 0,
+    }
+}
+
 fn size_property(db: &DB) -> u64 {
     let size = db.property_int_value(properties::TOTAL_SST_FILES_SIZE);
     size.ok().flatten().unwrap_or(0)

@@ -100,6 +100,7 @@ mod tests {
         Ok(wire::AppendResponse {
             result: Some(wire::append_response::Result::Matching(matching)),
             applied: 0,
+            declines_leadership: false,
         })
     }
 

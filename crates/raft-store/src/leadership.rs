@@ -7,16 +7,17 @@
 //! replays first.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use openraft::metrics::RaftMetrics;
 use openraft::{Instant as _, ServerState};
 
 use crate::connections::Connections;
-use crate::ids::ShardId;
+use crate::ids::{NodeId, ShardId};
 use crate::shard::Shard;
 use crate::shards::Shards;
-use crate::type_config::TypeConfig;
+use crate::type_config::{LogId, TypeConfig};
 
 /// How long the preferred leader must have been fit.
 const STABLE_FOR: Duration = Duration::from_secs(3);
@@ -108,17 +109,133 @@ fn fit_preferred_leader(
 }
 
 /// How long a follower may take to take over at a planned stop.
-const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 
-impl Shards {
-    /// Hands every shard that this node leads to its most caught-up follower, before a planned stop
-    /// (DESIGN section 8). A shard that nobody can take keeps its leader.
-    pub async fn hand_over(&self) {
-        futures::future::join_all(self.iter().map(hand_over)).await;
+/// One shard as a node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardStatus {
+    /// Which.
+    pub shard: ShardId,
+    /// The current term.
+    pub term: u64,
+    /// The leader, if one is known.
+    pub leader: Option<NodeId>,
+    /// The leader that it should have.
+    pub preferred_leader: Option<NodeId>,
+    /// The nodes whose votes count.
+    pub voters: Vec<NodeId>,
+    /// Index of the last entry applied here.
+    pub applied_index: u64,
+    /// Index of the last entry known here to be committed.
+    pub commit_index: u64,
+    /// Index of the first entry that the log still has.
+    pub first_log_index: u64,
+    /// On the leader: how many entries each follower lacks.
+    pub lag_entries: BTreeMap<NodeId, u64>,
+}
+
+/// Why a leadership was not handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// Ask the leader.
+    #[error("this node does not lead the shard")]
+    NotLeader,
+    /// Only a voter can lead.
+    #[error("node {0} has no vote in the shard")]
+    NotVoter(NodeId),
+    /// The other node did not take over in time; it may be down or lag behind.
+    #[error("node {0} did not take the leadership over in time")]
+    NotTaken(NodeId),
+    /// The Raft group has stopped.
+    #[error("the shard has stopped on this node")]
+    Stopped,
+}
+
+impl Shard {
+    /// What an operator wants to know of the shard.
+    #[must_use]
+    pub fn status(&self) -> ShardStatus {
+        let metrics = self.metrics();
+        let node = |id: u64| u16::try_from(id).ok().map(NodeId);
+        let voters: BTreeSet<u64> = metrics.membership_config.membership().voter_ids().collect();
+        let last = metrics.last_log_index.unwrap_or(0);
+        let followers = metrics.replication.unwrap_or_default().into_iter();
+        let lag_entries = followers
+            .filter(|(id, _)| *id != metrics.id)
+            .filter_map(|(id, matching)| {
+                let matching = matching.map_or(0, |log_id| log_id.index);
+                Some((node(id)?, last.saturating_sub(matching)))
+            })
+            .collect();
+        ShardStatus {
+            shard: self.id(),
+            term: self.term(),
+            leader: self.leader(),
+            preferred_leader: preferred_leader(self.id(), &voters).and_then(node),
+            voters: voters.into_iter().filter_map(node).collect(),
+            applied_index: self.applied_index(),
+            commit_index: self.commit_index(),
+            first_log_index: self.first_log_index(),
+            lag_entries,
+        }
+    }
+
+    /// As the leader: hands the leadership to a voter, and waits until it has taken over.
+    ///
+    /// # Errors
+    /// See [`TransferError`]; the shard may be without a leader for a moment.
+    pub async fn transfer_to(&self, to: NodeId) -> Result<(), TransferError> {
+        let metrics = self.metrics();
+        if metrics.state != ServerState::Leader {
+            return Err(TransferError::NotLeader);
+        }
+        let id = u64::from(to.0);
+        if !metrics
+            .membership_config
+            .membership()
+            .voter_ids()
+            .any(|voter| voter == id)
+        {
+            return Err(TransferError::NotVoter(to));
+        }
+        if id == metrics.id {
+            return Ok(());
+        }
+        let mut leader = self.leader_watch();
+        if let Err(error) = self.raft().trigger().transfer_leader(id).await {
+            tracing::debug!(shard = self.id().0, %to, %error, "no hand-over");
+            return Err(TransferError::Stopped);
+        }
+        let taken = leader.wait_for(|leader| *leader == Some(to));
+        match tokio::time::timeout(HAND_OVER_TIMEOUT, taken).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(TransferError::Stopped),
+            Err(_) => Err(TransferError::NotTaken(to)),
+        }
     }
 }
 
-async fn hand_over(shard: &Shard) {
+impl Shards {
+    /// Hands every shard that this node leads to its most caught-up follower, before a planned stop
+    /// (DESIGN section 8), and lets nobody hand one to this node any more. A shard that nobody can take
+    /// keeps its leader.
+    pub async fn hand_over(&self) {
+        self.declines_leadership.store(true, Ordering::Relaxed);
+        let all = self.iter().map(|shard| hand_over(shard, &self.connections));
+        futures::future::join_all(all).await;
+    }
+
+    /// After [`hand_over`](Self::hand_over): this node may lead again.
+    pub fn accept_leadership(&self) {
+        self.declines_leadership.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn declines_leadership(&self) -> bool {
+        self.declines_leadership.load(Ordering::Relaxed)
+    }
+}
+
+async fn hand_over(shard: &Shard, connections: &Connections) {
     let metrics = shard.metrics();
     if metrics.state != ServerState::Leader {
         return;
@@ -127,9 +244,11 @@ async fn hand_over(shard: &Shard) {
     let followers = replication
         .into_iter()
         .filter(|(node, _)| *node != metrics.id);
-    let Some((node, _)) =
-        followers.max_by_key(|(_, matching)| matching.as_ref().map(|log_id| log_id.index))
-    else {
+    let fitness = |node: &u64, matching: &Option<LogId>| {
+        let accepts = connections.applied(*node, shard.id()).is_some();
+        (accepts, matching.as_ref().map(|log_id| log_id.index))
+    };
+    let Some((node, _)) = followers.max_by_key(|(node, matching)| fitness(node, matching)) else {
         return;
     };
     let mut leader = shard.leader_watch();

@@ -49,6 +49,7 @@ pub mod snapshot;
 pub mod state;
 mod state_machine;
 pub mod type_config;
+mod verify;
 mod wal;
 
 /// Generated from `proto/`.
@@ -79,7 +80,11 @@ pub use encoding::{decode_message, encode_command, encode_message};
 pub use error::{StoreError, WriteError};
 pub use forward::{Forwarder, ProposalService, peer_channel};
 pub use ids::{ConnectionId, Epoch, Holder, Incarnation, NodeId, ShardId};
-pub use machine::{Applied, BodyLookup, DueSession, DueWill, Machine, RetainedPage, StateError};
+pub use leadership::{ShardStatus, TransferError, preferred_leader};
+pub use machine::{
+    Applied, BodyLookup, DueSession, DueWill, Machine, RetainedPage, SessionTally, SessionView,
+    StateError, StoredSession, SubscriberView,
+};
 pub use proposer::{Proposer, ProposerCore, Waiter};
 pub use replica::OnApplied;
 pub use security::{PeerSecret, PeerSecurity, PeerTls, incoming, refuse_peer};
@@ -87,3 +92,4 @@ pub use service::{RaftService, server_builder};
 pub use shard::Shard;
 pub use shards::{Shards, StorageHealth, StoreConfig};
 pub use state::{StateKey, StateRecord};
+pub use verify::{VerifiedShard, verify};

@@ -21,6 +21,7 @@
 //! | `wills`, `retained` | wills; retained messages and their versions |
 //! | `bodies` | contents, in memory or on disk |
 //! | `storage`, `catch_up` | state as keys and records; what a node does after an installed snapshot |
+//! | `view` | what operators see of sessions, in pages |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -47,6 +48,8 @@ mod sessions;
 mod shared;
 mod storage;
 mod subscriptions;
+mod tally;
+mod view;
 mod wills;
 
 #[cfg(test)]
@@ -55,6 +58,8 @@ mod tests;
 pub use bodies::BodyLookup;
 pub use retained::RetainedPage;
 pub use storage::StateError;
+pub use tally::SessionTally;
+pub use view::{SessionView, StoredSession, SubscriberView};
 pub use wills::DueWill;
 
 use bodies::Bodies;

@@ -320,7 +320,8 @@ impl RaftNetworkV2<TypeConfig> for Network {
         let mut client = self.peer.clients()?.control.clone();
         let request = self.peer.request(Self::append_to_wire(self.shard, &append));
         let answer = self.answer(&option, client.heartbeat(request)).await?;
-        self.peer.note_applied(self.shard, answer.applied);
+        let applied = (!answer.declines_leadership).then_some(answer.applied);
+        self.peer.note_applied(self.shard, applied);
         let result = append_result(answer).map_err(|error| self.peer.malformed(&error))?;
         Ok(match result {
             Ok(matching) => AppendEntriesResponse::PartialSuccess(matching),

@@ -30,7 +30,7 @@ use crate::ids::ShardId;
 use crate::log_store::LogStore;
 use crate::machine::{Applied, Machine};
 use crate::retention::Sending;
-use crate::snapshot::{ReceivedTables, count_event};
+use crate::snapshot::{ReceivedTables, count_event, record_duration};
 use crate::type_config::{Entry, LogId, StoredMembership};
 
 mod content;
@@ -372,6 +372,7 @@ impl Replica {
         self.emptied.store(true, Ordering::Relaxed);
         drop(other_slot);
         count_event("installed");
+        record_duration("install", began);
         tracing::info!(
             shard = self.shard.0,
             index,

@@ -174,6 +174,7 @@ fn append_answer(result: &StreamAppendResult<TypeConfig>) -> wire::AppendRespons
     wire::AppendResponse {
         result: Some(result),
         applied: 0,
+        declines_leadership: false,
     }
 }
 
@@ -307,6 +308,7 @@ impl Raft for RaftService {
         let applied = shard.applied_index();
         Ok(Response::new(wire::AppendResponse {
             applied,
+            declines_leadership: self.shards.declines_leadership(),
             ..append_answer(&result)
         }))
     }

@@ -9,7 +9,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
 use openraft::metrics::{RaftMetrics, RaftServerMetrics};
 use openraft::type_config::alias::WatchReceiverOf;
-use openraft::{Instant as _, ReadPolicy};
+use openraft::{Instant as _, ReadPolicy, ServerState};
 use session::{Body, StoredMessage};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -76,6 +76,7 @@ struct Counters {
     not_leader: metrics::Counter,
     unknown: metrics::Counter,
     stopped: metrics::Counter,
+    duration: metrics::Histogram,
 }
 
 impl Counters {
@@ -86,6 +87,7 @@ impl Counters {
             not_leader: counter("not_leader"),
             unknown: counter("unknown"),
             stopped: counter("stopped"),
+            duration: metrics::histogram!("holdfast_raft_proposal_duration_seconds"),
         }
     }
 
@@ -165,7 +167,9 @@ impl Shard {
             let (weight, began) = (group.weight(), Instant::now());
             let (batches, waiters) = group.into_parts();
             let answers = self.commit(batches).await;
-            pace.answered(weight, began.elapsed());
+            let took = began.elapsed();
+            self.counters.duration.record(took);
+            pace.answered(weight, took);
             waiters.answer(answers);
         }
         self.group_commit.close();
@@ -365,10 +369,30 @@ impl Shard {
         gauge("holdfast_raft_commit_index", self.commit_index());
         gauge("holdfast_raft_term", self.term());
         gauge("holdfast_raft_log_entries", self.replica.log().entries());
+        self.report_replication(&shard);
         gauge(
             "holdfast_raft_has_leader",
             u64::from(self.leader().is_some()),
         );
+    }
+
+    /// What the snapshot covers, and as the leader how far each follower is behind.
+    #[expect(clippy::cast_precision_loss, reason = "gauges; exact below 2^53")]
+    fn report_replication(&self, shard: &str) {
+        let metrics = self.metrics();
+        let snapshot = metrics.snapshot.map_or(0, |log_id| log_id.index);
+        metrics::gauge!("holdfast_raft_snapshot_index", "shard" => shard.to_owned())
+            .set(snapshot as f64);
+        let last = metrics.last_log_index.unwrap_or(0);
+        let replication = metrics.replication.unwrap_or_default();
+        let peers = metrics.membership_config.membership().voter_ids();
+        for peer in peers.filter(|peer| *peer != metrics.id) {
+            let lag = replication.get(&peer).map_or(0, |matching| {
+                last.saturating_sub(matching.as_ref().map_or(0, |log_id| log_id.index))
+            });
+            let labels = [("shard", shard.to_owned()), ("peer", peer.to_string())];
+            metrics::gauge!("holdfast_raft_follower_lag_entries", &labels).set(lag as f64);
+        }
     }
 
     /// Keeps [`Self::leader`] up to date until the group or the node stops.
@@ -376,15 +400,25 @@ impl Shard {
         let changes =
             metrics::counter!("holdfast_raft_leader_changes_total", "shard" => self.id.to_string());
         let mut server = self.server.clone();
+        let elections =
+            metrics::counter!("holdfast_raft_elections_total", "shard" => self.id.to_string());
         let mut last = None;
+        let mut stood_in = None;
         loop {
-            let (leader, term) = {
+            let (leader, term, stands) = {
                 let server = server.borrow_and_update();
                 (
                     server.current_leader.and_then(node_id),
                     server.vote.leader_id.term,
+                    server.state == ServerState::Candidate
+                        || server.current_leader == Some(u64::from(self.node.0)),
                 )
             };
+            // An election that is won at once shows as leadership alone.
+            if stands && stood_in != Some(term) {
+                stood_in = Some(term);
+                elections.increment(1);
+            }
             if leader.is_some() && leader != last {
                 changes.increment(1);
                 tracing::info!(

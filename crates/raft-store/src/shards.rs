@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -82,9 +83,10 @@ pub struct Shards {
     thread: Mutex<Option<LogWriterThread>>,
     log: Arc<LogDb>,
     state: Arc<StateDb>,
-    connections: Arc<Connections>,
+    pub(crate) connections: Arc<Connections>,
     stop: CancellationToken,
     tasks: TaskTracker,
+    pub(crate) declines_leadership: AtomicBool,
 }
 
 impl fmt::Debug for Shards {
@@ -166,6 +168,7 @@ impl Shards {
             connections,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            declines_leadership: AtomicBool::new(false),
         });
         this.spawn_tasks();
         Ok(this)

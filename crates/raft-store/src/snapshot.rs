@@ -12,6 +12,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use openraft::storage::{RaftSnapshotBuilder, Snapshot};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
@@ -49,14 +50,21 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotData>, io::Error> {
         let replica = Arc::clone(&self.0);
+        let began = Instant::now();
         let saved = tokio::task::spawn_blocking(move || replica.make_durable()).await;
         let saved = saved.map_err(io::Error::other)??;
         count_event("built");
+        record_duration("build", began);
         Ok(Snapshot {
             meta: saved.as_ref().map(meta).unwrap_or_default(),
             snapshot: SnapshotData::Live(Arc::clone(&self.0)),
         })
     }
+}
+
+pub(crate) fn record_duration(op: &'static str, began: Instant) {
+    metrics::histogram!("holdfast_raft_snapshot_duration_seconds", "op" => op)
+        .record(began.elapsed());
 }
 
 pub(crate) fn count_event(event: &'static str) {

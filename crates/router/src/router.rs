@@ -1,7 +1,8 @@
 //! All subscriptions of many subscribers, and who gets a message on a topic.
 //!
 //! Invariant: `filters` names, for each subscriber, exactly the filters under which `trie` has a
-//! subscription of it, and `len` is their number. A subscriber without a filter is in neither.
+//! subscription of it, and `len` is their number,
+//! `wildcard_len` that of those with wildcards. A subscriber without a filter is in neither.
 
 use std::collections::BTreeMap;
 
@@ -28,6 +29,7 @@ pub struct Router<K: Ord + Clone> {
     trie: Trie<CompactMap<K, Subscription>>,
     filters: BTreeMap<K, CompactMap<TopicFilter, ()>>,
     len: usize,
+    wildcard_len: usize,
 }
 
 impl<K: Ord + Clone> Default for Router<K> {
@@ -36,6 +38,7 @@ impl<K: Ord + Clone> Default for Router<K> {
             trie: Trie::default(),
             filters: BTreeMap::new(),
             len: 0,
+            wildcard_len: 0,
         }
     }
 }
@@ -66,6 +69,7 @@ impl<K: Ord + Clone> Router<K> {
             let filters = self.filters.entry(subscriber).or_default();
             filters.insert(filter.detached(), ());
             self.len += 1;
+            self.wildcard_len += usize::from(filter.has_wildcards());
         }
         replaced
     }
@@ -81,6 +85,7 @@ impl<K: Ord + Clone> Router<K> {
             }
         }
         self.len -= 1;
+        self.wildcard_len -= usize::from(filter.has_wildcards());
         Some(removed)
     }
 
@@ -92,6 +97,7 @@ impl<K: Ord + Clone> Router<K> {
         for (filter, ()) in filters.iter() {
             let removed = self.take_from_trie(subscriber, filter);
             debug_assert!(removed.is_some(), "a listed filter is in the trie");
+            self.wildcard_len -= usize::from(filter.has_wildcards());
         }
         self.len -= filters.len();
     }
@@ -132,6 +138,11 @@ impl<K: Ord + Clone> Router<K> {
             out.extend(heard);
         });
         overlap::resolve(out);
+    }
+
+    /// How many of them have wildcards. O(1).
+    pub fn wildcard_len(&self) -> usize {
+        self.wildcard_len
     }
 
     /// How many subscriptions there are, over all subscribers. O(1).

@@ -83,6 +83,18 @@ impl Outbound {
         self.in_flight.len()
     }
 
+    /// Those whose PUBREC has come.
+    pub(crate) fn awaiting_pubcomp_len(&self) -> usize {
+        let all = self.in_flight.values();
+        all.filter(|one| matches!(one.owed, Owed::Pubcomp { .. }))
+            .count()
+    }
+
+    /// Position of the oldest of them.
+    pub(crate) fn oldest_in_flight(&self) -> Option<u64> {
+        self.in_flight.keys().next().copied()
+    }
+
     pub(crate) fn last_packet_id(&self) -> Option<PacketId> {
         self.packet_ids.last()
     }

@@ -170,6 +170,18 @@ impl Session {
         self.outbound.in_flight_len()
     }
 
+    /// Those of QoS 2 whose PUBREC has come. O(deliveries that have a packet id).
+    #[must_use]
+    pub fn awaiting_pubcomp_len(&self) -> usize {
+        self.outbound.awaiting_pubcomp_len()
+    }
+
+    /// Position of the oldest of them.
+    #[must_use]
+    pub fn oldest_in_flight(&self) -> Option<u64> {
+        self.outbound.oldest_in_flight()
+    }
+
     /// The small part of fixed size alone. O(1).
     #[must_use]
     pub fn meta(&self) -> SessionMeta {

@@ -64,9 +64,11 @@ impl Node {
             inflight_max,
             limits,
             auth,
+            admin: admin_lines,
             snapshot_after,
             cluster: cluster_lines,
             listeners,
+            storage,
             ..
         } = options;
         format!(
@@ -84,6 +86,7 @@ shards = {shards}
 
 [storage]
 snapshot_after = {snapshot_after}
+{storage}
 
 [[listener]]
 name = "tcp"
@@ -100,6 +103,7 @@ inflight_max = {inflight_max}
 
 [admin]
 bind = "{admin}"
+{admin_lines}
 
 [log]
 format = "json"

@@ -12,7 +12,7 @@ use crate::error::StartError;
 
 /// Flags of `holdfast hash-password`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: holdfast hash-password --scram --user alice --append scram.txt")]
+#[command(after_help = super::example("holdfast hash-password --scram --user alice --append scram.txt"))]
 pub struct HashPasswordArguments {
     /// For auth.scram_file (enhanced authentication by SCRAM-SHA-256). Other kinds are not available in
     /// this version.

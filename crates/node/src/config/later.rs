@@ -53,12 +53,6 @@ fn means(value: &Value, literal: &str) -> bool {
 /// An empty path or name: the feature is off.
 const OFF: &str = r#""""#;
 
-/// Keys of `[storage]`.
-pub(super) fn storage(section: &mut Section<'_>) {
-    section.later("min_free_disk", r#""1GiB""#, &[r#""0""#]);
-    section.later("disk_max", r#""0""#, &[]);
-}
-
 /// Keys of `[auth]`.
 pub(super) fn auth(section: &mut Section<'_>) {
     for key in ["password_file", "ban_file"] {
@@ -75,36 +69,17 @@ pub(super) fn auth(section: &mut Section<'_>) {
     http.finish();
 }
 
-/// Keys of `[admin]`: only health and metrics are served, which need no token.
+/// Keys of `[admin]`: there is no page yet.
 pub(super) fn admin(section: &mut Section<'_>) {
-    section.later("token_file", OFF, &[]);
-    section.later("metrics_auth", "false", &[]);
     section.later("ui", "true", &["false"]);
 }
 
-/// A key, its default, and what else means "off".
-type LaterKey = (&'static str, &'static str, &'static [&'static str]);
-
 /// Sections that belong to later features altogether.
 pub(super) fn sections(reader: &mut Reader, root: &mut Table) {
-    let tables: [(&str, &[LaterKey]); 2] = [
-        (
-            "shutdown",
-            &[
-                ("drain_timeout", r#""60s""#, &[]),
-                ("grace", r#""0s""#, &[]),
-                ("close_rate", "2000", &[]),
-            ],
-        ),
-        ("otlp", &[("endpoint", OFF, &[]), ("sample", "0.01", &[])]),
-    ];
-    for (name, keys) in tables {
-        let mut section = reader.section(root, name);
-        for (key, default, off) in keys {
-            section.later(key, default, off);
-        }
-        section.finish();
-    }
+    let mut otlp = reader.section(root, "otlp");
+    otlp.later("endpoint", OFF, &[]);
+    otlp.later("sample", "0.01", &[]);
+    otlp.finish();
     for name in ["acl", "bridge"] {
         refuse_list(reader, root, name);
     }

@@ -366,7 +366,6 @@ fn a_feature_that_is_not_built_yet_is_refused_by_its_key() {
     for (text, key) in [
         ("[storage]\ndisk_max = \"1GiB\"\n", "storage.disk_max"),
         ("[auth]\nhttp = { url = \"http://x\" }\n", "auth.http.url"),
-        ("[admin]\ntoken_file = \"/t\"\n", "admin.token_file"),
         ("[shutdown]\ngrace = \"5s\"\n", "shutdown.grace"),
         ("[otlp]\nsample = 1.0\n", "otlp.sample"),
     ] {
@@ -721,4 +720,26 @@ mod no_input_panics {
             load(MEMBER, &[], &flags).ok();
         }
     }
+}
+
+#[test]
+fn an_admin_port_that_others_reach_needs_tokens() {
+    refused(
+        "[admin]\nbind = \"0.0.0.0:8080\"\n",
+        "2: admin.bind = \"0.0.0.0:8080\": ",
+        "admin.token_file is needed",
+    );
+    refused(
+        "[admin]\nmetrics_auth = true\n",
+        "2: admin.metrics_auth = true: ",
+        "set admin.token_file",
+    );
+    let text = "[admin]\nbind = \"0.0.0.0:8080\"\ntoken_file = \"/t\"\nmetrics_auth = true\n";
+    let admin = config(text).admin;
+    assert_eq!(admin.token_file, Some(PathBuf::from("/t")));
+    assert!(admin.metrics_auth);
+    assert_eq!(
+        config("[admin]\nbind = \"[::1]:8080\"\n").admin.token_file,
+        None
+    );
 }

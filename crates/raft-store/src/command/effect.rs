@@ -111,7 +111,7 @@ pub enum Effect {
     },
 }
 
-/// Why a shard closes a connection.
+/// Why a connection is closed from elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
     /// The client connected elsewhere (0x8E).
@@ -120,6 +120,8 @@ pub enum CloseReason {
     QueueFull,
     /// Its node's life was declared over.
     NodeDown,
+    /// An administrator asked for it (0x98); no shard does.
+    Kicked,
 }
 
 /// Who must be asked about a message.

@@ -9,7 +9,9 @@ use rocksdb::{
     WriteBatch, WriteOptions,
 };
 
-use super::{Budget, Item, Owner, make_folder, open_error, size_property};
+use super::{
+    Budget, Item, Owner, WritePressure, make_folder, open_error, size_property, write_pressure,
+};
 use crate::entry::{
     EntryError, FORMAT, check_format, decode_entry, log_id_from_wire, log_id_to_wire,
     vote_from_wire, vote_to_wire,
@@ -252,6 +254,11 @@ impl LogDb {
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {
         size_property(&self.db)
+    }
+
+    /// How it copes with what is written.
+    pub(crate) fn pressure(&self) -> WritePressure {
+        write_pressure(&self.db)
     }
 
     /// Stops merging files. Nothing can be written afterwards.

@@ -8,7 +8,7 @@ use rocksdb::{
     IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
-use super::{Item, make_folder, open_error, size_property};
+use super::{Item, WritePressure, make_folder, open_error, size_property, write_pressure};
 use crate::entry::{AppliedState, Slot, decode_applied, encode_applied};
 use crate::error::StoreError;
 use crate::ids::ShardId;
@@ -248,6 +248,11 @@ impl StateDb {
         size_property(&self.db)
     }
 
+    /// How it copes with what is written.
+    pub(crate) fn pressure(&self) -> WritePressure {
+        write_pressure(&self.db)
+    }
+
     /// Stops merging files. Nothing can be written afterwards.
     pub(crate) fn cancel_background_work(&self) {
         self.db.cancel_all_background_work(false);
@@ -256,7 +261,10 @@ impl StateDb {
     fn write(&self, batch: WriteBatch) -> Result<(), rocksdb::Error> {
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
-        self.db.write_opt(batch, &unlogged)
+        let began = std::time::Instant::now();
+        let written = self.db.write_opt(batch, &unlogged);
+        metrics::histogram!("holdfast_storage_write_duration_seconds").record(began.elapsed());
+        written
     }
 
     fn read_error(&self, shard: ShardId, source: rocksdb::Error) -> StoreError {

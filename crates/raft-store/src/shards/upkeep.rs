@@ -190,12 +190,20 @@ impl Upkeep {
 
     fn report(&self) {
         let databases = [
-            ("log", self.shards.log.disk_bytes()),
-            ("state", self.shards.state.disk_bytes()),
+            ("log", self.shards.log.pressure()),
+            ("state", self.shards.state.pressure()),
         ];
-        for (database, bytes) in databases {
+        for (database, pressure) in databases {
             #[expect(clippy::cast_precision_loss, reason = "a gauge; exact below 2^53")]
-            metrics::gauge!("holdfast_storage_bytes", "database" => database).set(bytes as f64);
+            metrics::gauge!("holdfast_rocksdb_pending_compaction_bytes", "database" => database)
+                .set(pressure.pending_compaction_bytes as f64);
+            for (state, is_so) in [
+                ("delayed", pressure.is_delayed),
+                ("stopped", pressure.is_stopped),
+            ] {
+                metrics::gauge!("holdfast_rocksdb_write_stall", "database" => database, "state" => state)
+                    .set(if is_so { 1.0 } else { 0.0 });
+            }
         }
     }
 }

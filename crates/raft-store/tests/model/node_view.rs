@@ -92,7 +92,7 @@ impl NodeView {
                         CloseReason::TakenOver => transcript.is_closed = true,
                         // Of the former, whoever missed it hears nothing: the messages are gone. The
                         // latter concerns a node that is over.
-                        CloseReason::QueueFull | CloseReason::NodeDown => {}
+                        CloseReason::QueueFull | CloseReason::NodeDown | CloseReason::Kicked => {}
                     }
                 }
                 Effect::LiveOutbox {
