@@ -12,6 +12,7 @@ mod run;
 mod sessions;
 mod status;
 mod table;
+mod tls;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ pub use self::sessions::{
 pub use self::status::{
     HealthcheckArguments, LeaderArguments, StatusArguments, healthcheck, leader, status,
 };
+pub use self::tls::{TlsArguments, tls};
 use crate::error::StartError;
 use crate::version;
 
@@ -92,6 +94,8 @@ pub enum Command {
     Publish(PublishArguments),
     /// Print messages as they come.
     Subscribe(SubscribeArguments),
+    /// Certificates of a node.
+    Tls(TlsArguments),
     /// Turn a password into a line of a credentials file.
     HashPassword(HashPasswordArguments),
     /// Say whether a node is well, for health checks of containers.

@@ -37,6 +37,7 @@ fn carry_out(command: &Command, format: AnswerFormat) -> Result<(), StartError> 
         Command::Publish(arguments) => runtime()?.block_on(cli::publish(arguments, format)),
         Command::Subscribe(arguments) => runtime()?.block_on(cli::subscribe(arguments, format)),
         Command::HashPassword(arguments) => cli::hash_password(arguments, format),
+        Command::Tls(arguments) => cli::tls(arguments, format),
         Command::Healthcheck(arguments) => cli::healthcheck(arguments, format),
         Command::Completions(arguments) => {
             cli::completions(arguments);

@@ -118,8 +118,7 @@ pub(super) async fn list(
         raft_store::Machine::sessions_after as fn(&_, Option<&_>, usize) -> _,
         (|view: &SessionView| &view.client_id) as fn(&SessionView) -> &codec::ClientId,
     );
-    let mut walk = Walk::new(&cluster.broker, read, after.as_ref(), limit);
-    while let Some((shard, view)) = walk.next() {
+    for (shard, view) in Walk::new(&cluster.broker, read, after.as_ref(), limit) {
         if views.len() == limit || looked_at == LOOKED_AT_MAX {
             has_more = true;
             break;

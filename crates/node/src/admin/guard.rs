@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
@@ -50,6 +50,8 @@ pub(super) struct Guard {
 pub(super) struct Gate {
     pub(super) guard: Arc<Guard>,
     pub(super) access: Access,
+    /// It may change something: every attempt is in the audit log.
+    pub(super) is_change: bool,
 }
 
 impl Guard {
@@ -202,7 +204,7 @@ pub(super) async fn guard(
             .into_response(),
         },
     };
-    if method != Method::GET && method != Method::HEAD {
+    if gate.is_change {
         tracing::info!(
             target: "holdfast::audit",
             who = name, role, %remote, %method, route = path,

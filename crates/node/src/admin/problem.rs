@@ -4,9 +4,12 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-/// What a request is answered that cannot be carried out.
+/// What a request is answered that cannot be carried out. On the heap, since it is seldom there.
 #[derive(Debug)]
-pub(super) struct Problem {
+pub(super) struct Problem(Box<Document>);
+
+#[derive(Debug)]
+struct Document {
     status: StatusCode,
     detail: String,
     members: Map<String, Value>,
@@ -16,12 +19,12 @@ pub(super) struct Problem {
 impl Problem {
     /// `detail` is a sentence for the person who sent the request.
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Document {
             status,
             detail: detail.into(),
             members: Map::new(),
             headers: HeaderMap::new(),
-        }
+        }))
     }
 
     pub(super) fn bad_request(detail: impl Into<String>) -> Self {
@@ -59,28 +62,33 @@ impl Problem {
     /// Adds a member for programs.
     #[must_use]
     pub(super) fn with(mut self, name: &str, value: Value) -> Self {
-        self.members.insert(name.to_owned(), value);
+        self.0.members.insert(name.to_owned(), value);
         self
     }
 
     #[must_use]
     pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
+        self.0.headers.insert(name, value);
         self
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut document = self.members;
+        let Document {
+            status,
+            detail,
+            members: mut document,
+            headers,
+        } = *self.0;
         document.insert("type".to_owned(), json!("about:blank"));
-        let title = self.status.canonical_reason().unwrap_or("Error");
+        let title = status.canonical_reason().unwrap_or("Error");
         document.insert("title".to_owned(), json!(title));
-        document.insert("status".to_owned(), json!(self.status.as_u16()));
-        document.insert("detail".to_owned(), json!(self.detail));
+        document.insert("status".to_owned(), json!(status.as_u16()));
+        document.insert("detail".to_owned(), json!(detail));
         let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
         let body = format!("{}\n", Value::Object(document));
-        (self.status, self.headers, content_type, body).into_response()
+        (status, headers, content_type, body).into_response()
     }
 }
 

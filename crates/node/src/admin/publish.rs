@@ -208,19 +208,20 @@ async fn store(
         message: message.clone(),
         limits: broker.retained_limits(),
     };
-    match ask(life, broker.shard_of_topic(&message.topic), &command).await? {
-        Answer::RetainedSet { version } => Ok(version),
-        Answer::RetainedFull => Err(Problem::new(
+    let answer = ask(life, broker.shard_of_topic(&message.topic), &command).await?;
+    if let Answer::RetainedSet { version } = answer {
+        return Ok(version);
+    }
+    if answer == Answer::RetainedFull {
+        return Err(Problem::new(
             StatusCode::TOO_MANY_REQUESTS,
             "limits.retained_max or retained_max_bytes is reached; the message went to nobody",
-        )),
-        other => {
-            tracing::warn!(?other, "a retained message was not stored");
-            Err(Problem::unavailable(
-                "the shard refused to store the message",
-            ))
-        }
+        ));
     }
+    tracing::warn!(?answer, "a retained message was not stored");
+    Err(Problem::unavailable(
+        "the shard refused to store the message",
+    ))
 }
 
 /// A message on its way.

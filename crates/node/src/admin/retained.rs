@@ -269,15 +269,14 @@ async fn clear(cluster: &Cluster, shard: ShardId, topic: TopicName) -> Result<()
         },
         limits: broker.retained_limits(),
     };
-    match ask(&life, shard, &command).await? {
-        Answer::RetainedSet { .. } => Ok(()),
-        other => {
-            tracing::warn!(?other, "a retained message was not cleared");
-            Err(Problem::unavailable(
-                "the shard refused to clear the message",
-            ))
-        }
+    let answer = ask(&life, shard, &command).await?;
+    if matches!(answer, Answer::RetainedSet { .. }) {
+        return Ok(());
     }
+    tracing::warn!(?answer, "a retained message was not cleared");
+    Err(Problem::unavailable(
+        "the shard refused to clear the message",
+    ))
 }
 
 fn find(cluster: &Cluster, name: &Name) -> Result<Found, Problem> {

@@ -155,6 +155,7 @@ pub(super) fn router(answers: &Arc<Answers>) -> Router {
         let gate = Gate {
             guard: Arc::clone(&answers.guard),
             access: route.access,
+            is_change: route.method != Method::GET,
         };
         let handler = route.handler.layer(from_fn_with_state(gate, guard));
         // A topic has slashes, which people do not escape.

@@ -224,12 +224,10 @@ async fn end_session(
         limits: SessionLimits::default(),
         will: None,
     }));
-    let epoch = match ask(life, shard, &connect).await? {
-        Answer::Connected { epoch, .. } => epoch,
-        other => {
-            tracing::warn!(?other, "a session was not ended");
-            return Err(Problem::unavailable("the shard refused to end the session"));
-        }
+    let answer = ask(life, shard, &connect).await?;
+    let Answer::Connected { epoch, .. } = answer else {
+        tracing::warn!(?answer, "a session was not ended");
+        return Err(Problem::unavailable("the shard refused to end the session"));
     };
     let disconnect = Command::Disconnect {
         client_id: client_id.clone(),

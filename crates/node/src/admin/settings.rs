@@ -76,7 +76,7 @@ pub(super) async fn reload_config(
 ) -> Result<Response, Problem> {
     let tokens = answers.guard.reload();
     tokens.map_err(|error| Problem::conflict(error.to_string()))?;
-    reload(&answers.reloads.config).await
+    reload(&answers.reloads.config)
 }
 
 /// `POST /tls/reload`
@@ -85,10 +85,10 @@ pub(super) async fn reload_tls(
     _: Params<NoParams>,
     Json(_): Json<NoBody>,
 ) -> Result<Response, Problem> {
-    reload(&answers.reloads.tls).await
+    reload(&answers.reloads.tls)
 }
 
-async fn reload(hook: &OnceLock<Reload>) -> Result<Response, Problem> {
+fn reload(hook: &OnceLock<Reload>) -> Result<Response, Problem> {
     let hook = hook.get().ok_or_else(Problem::not_available)?;
     // It reads files.
     let reloaded = tokio::task::block_in_place(hook);

@@ -102,7 +102,11 @@ pub fn undrain(arguments: &UndrainArguments, format: AnswerFormat) -> Result<(),
 fn which(api: &Api, node: Option<u16>) -> Result<Value, StartError> {
     match node {
         Some(node) => Ok(json!(node)),
-        None => Ok(api.get("/api/v1/cluster")?["asked"].clone()),
+        None => {
+            let cluster = api.get("/api/v1/cluster")?;
+            let asked = cluster.get("asked").cloned();
+            asked.ok_or_else(|| StartError::Refused("the node does not say which it is".to_owned()))
+        }
     }
 }
 

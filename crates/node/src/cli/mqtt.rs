@@ -228,14 +228,15 @@ impl Client {
         };
         let connect = connect_packet(arguments)?;
         client.send(&Packet::Connect(Box::new(connect))).await?;
-        match client.receive().await? {
-            Packet::Connack(connack) if connack.reason_code == ReasonCode::Success => Ok(client),
-            Packet::Connack(connack) => {
-                let reason = connack.reason_string.as_ref().map_or("", Utf8::as_str);
-                Err(refused("CONNECT", connack.reason_code, reason))
-            }
-            other => Err(unexpected(&other)),
+        let answer = client.receive().await?;
+        let Packet::Connack(connack) = answer else {
+            return Err(unexpected(&answer));
+        };
+        if connack.reason_code == ReasonCode::Success {
+            return Ok(client);
         }
+        let reason = connack.reason_string.as_ref().map_or("", Utf8::as_str);
+        Err(refused("CONNECT", connack.reason_code, reason))
     }
 
     async fn send(&mut self, packet: &Packet) -> Result<(), StartError> {
@@ -261,14 +262,12 @@ impl Client {
             let decoded = decoded.map_err(|error| {
                 StartError::Refused(format!("what the broker sent is malformed: {error}"))
             })?;
+            if let Some(Packet::Disconnect(disconnect)) = &decoded {
+                let reason = disconnect.reason_string.as_ref().map_or("", Utf8::as_str);
+                return Err(refused("the connection", disconnect.reason_code, reason));
+            }
             if let Some(packet) = decoded {
-                return match packet {
-                    Packet::Disconnect(disconnect) => {
-                        let reason = disconnect.reason_string.as_ref().map_or("", Utf8::as_str);
-                        Err(refused("the connection", disconnect.reason_code, reason))
-                    }
-                    packet => Ok(packet),
-                };
+                return Ok(packet);
             }
             let read = self.stream.read_buf(&mut self.input).await;
             if read.map_err(|error| self.unreachable(error))? == 0 {
@@ -283,21 +282,20 @@ impl Client {
         if qos == Qos::AtMostOnce {
             return Ok(None);
         }
+        let mut matched = None;
         loop {
-            match self.receive().await? {
-                Packet::Puback(ack) if qos == Qos::AtLeastOnce => return matched(&ack).map(Some),
-                Packet::Pubrec(ack) if qos == Qos::ExactlyOnce => {
-                    let matched = matched(&ack)?;
-                    self.send(&Packet::Pubrel(Ack::success(ack.packet_id)))
-                        .await?;
-                    loop {
-                        match self.receive().await? {
-                            Packet::Pubcomp(_) => return Ok(Some(matched)),
-                            other => self.answer(&other).await?,
-                        }
-                    }
-                }
-                other => self.answer(&other).await?,
+            let packet = self.receive().await?;
+            if let (Packet::Puback(ack), Qos::AtLeastOnce) = (&packet, qos) {
+                return has_matched(ack).map(Some);
+            }
+            if let (Packet::Pubrec(ack), Qos::ExactlyOnce) = (&packet, qos) {
+                matched = Some(has_matched(ack)?);
+                self.send(&Packet::Pubrel(Ack::success(ack.packet_id)))
+                    .await?;
+            } else if let (Packet::Pubcomp(_), Some(_)) = (&packet, matched) {
+                return Ok(matched);
+            } else {
+                self.answer(&packet).await?;
             }
         }
     }
@@ -316,15 +314,16 @@ impl Client {
             }],
         });
         self.send(&subscribe).await?;
-        match self.receive().await? {
-            Packet::Suback(suback) => match suback.reason_codes.first() {
-                Some(code) if code.as_u8() >= 0x80 => {
-                    let reason = suback.reason_string.as_ref().map_or("", Utf8::as_str);
-                    Err(refused("SUBSCRIBE", *code, reason))
-                }
-                Some(_) | None => Ok(()),
-            },
-            other => Err(unexpected(&other)),
+        let answer = self.receive().await?;
+        let Packet::Suback(suback) = answer else {
+            return Err(unexpected(&answer));
+        };
+        match suback.reason_codes.first() {
+            Some(code) if code.is_error() => {
+                let reason = suback.reason_string.as_ref().map_or("", Utf8::as_str);
+                Err(refused("SUBSCRIBE", *code, reason))
+            }
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -359,15 +358,16 @@ impl Client {
 
     /// What may come at any time.
     async fn answer(&mut self, packet: &Packet) -> Result<(), StartError> {
-        match packet {
-            Packet::Pubrel(ack) => {
-                self.unreleased.remove(&ack.packet_id);
-                self.send(&Packet::Pubcomp(Ack::success(ack.packet_id)))
-                    .await
-            }
-            Packet::Pingresp => Ok(()),
-            other => Err(unexpected(other)),
+        if let Packet::Pubrel(ack) = packet {
+            self.unreleased.remove(&ack.packet_id);
+            return self
+                .send(&Packet::Pubcomp(Ack::success(ack.packet_id)))
+                .await;
         }
+        if *packet == Packet::Pingresp {
+            return Ok(());
+        }
+        Err(unexpected(packet))
     }
 
     /// Ends what is under way, and the connection.
@@ -439,8 +439,8 @@ fn address(url: &str) -> Result<String, StartError> {
     }
 }
 
-fn matched(ack: &Ack) -> Result<bool, StartError> {
-    if ack.reason_code.as_u8() >= 0x80 {
+fn has_matched(ack: &Ack) -> Result<bool, StartError> {
+    if ack.reason_code.is_error() {
         let reason = ack.reason_string.as_ref().map_or("", Utf8::as_str);
         return Err(refused("PUBLISH", ack.reason_code, reason));
     }
@@ -455,9 +455,10 @@ fn refused(what: &str, code: ReasonCode, reason: &str) -> StartError {
         format!(": {reason}")
     };
     let problem = format!("the broker refused {what}: {code:?} (0x{code_number:02x}){reason}");
-    match code {
-        ReasonCode::ServerUnavailable => StartError::NoQuorum(problem),
-        _ => StartError::Refused(problem),
+    if code == ReasonCode::ServerUnavailable {
+        StartError::NoQuorum(problem)
+    } else {
+        StartError::Refused(problem)
     }
 }
 

@@ -97,7 +97,7 @@ pub fn retained(arguments: &RetainedArguments, format: AnswerFormat) -> Result<(
                 let answer = api.delete(&path)?;
                 let count = answer.get("cleared").and_then(Value::as_u64).unwrap_or(0);
                 cleared = cleared.saturating_add(count);
-                if answer["more"] != Value::Bool(true) || count == 0 {
+                if answer.get("more") != Some(&Value::Bool(true)) || count == 0 {
                     break;
                 }
             }

@@ -135,7 +135,7 @@ pub fn sessions(arguments: &SessionsArguments, format: AnswerFormat) -> Result<(
             match format {
                 AnswerFormat::Json => say(&answer.to_string()),
                 AnswerFormat::Text if *purge => say("the session has ended"),
-                AnswerFormat::Text if answer["closed"] == json!(true) => {
+                AnswerFormat::Text if answer.get("closed") == Some(&json!(true)) => {
                     say("the connection is closed");
                 }
                 AnswerFormat::Text => say("the connection is being closed"),
@@ -252,22 +252,22 @@ fn show(api: &ApiArguments, id: &str, format: AnswerFormat) -> Result<(), StartE
     let client = api.get(&format!("/api/v1/clients/{id}"))?;
     let subscriptions = api.get(&format!("/api/v1/sessions/{id}/subscriptions"))?;
     if format == AnswerFormat::Json {
-        let subscriptions = &subscriptions["subscriptions"];
+        let subscriptions = subscriptions.get("subscriptions");
         say(&json!({ "client": client, "subscriptions": subscriptions }).to_string());
         return Ok(());
     }
     let mut rows = Vec::new();
-    let mut add = |prefix: &str, value: &Value| {
-        for (name, value) in value.as_object().into_iter().flatten() {
+    let mut add = |prefix: &str, value: Option<&Value>| {
+        for (name, value) in value.and_then(Value::as_object).into_iter().flatten() {
             if !value.is_object() && name != "incomplete" {
                 rows.push(vec![format!("{prefix}{name}"), cell(Some(value))]);
             }
         }
     };
-    add("", &client);
-    add("session.", &client["session"]);
-    add("connection.", &client["connection"]);
-    let entries = subscriptions["subscriptions"].as_array();
+    add("", Some(&client));
+    add("session.", client.get("session"));
+    add("connection.", client.get("connection"));
+    let entries = subscriptions.get("subscriptions").and_then(Value::as_array);
     let subscribed: Vec<Vec<String>> = entries
         .into_iter()
         .flatten()

@@ -101,9 +101,9 @@ pub fn status(arguments: &StatusArguments, format: AnswerFormat) -> Result<(), S
 
 fn describe(cluster: &Value) -> String {
     let of = |member: &str| cell(cluster.get(member));
-    let verdict = match (cluster.get("has_quorum"), &cluster["incomplete"]) {
+    let verdict = match (cluster.get("has_quorum"), cluster.get("incomplete")) {
         (Some(Value::Bool(false)), _) => "no quorum".to_owned(),
-        (_, Value::Array(silent)) if !silent.is_empty() => {
+        (_, Some(Value::Array(silent))) if !silent.is_empty() => {
             let silent: Vec<String> = silent.iter().map(ToString::to_string).collect();
             format!("degraded: no answer from node {}", silent.join(", "))
         }
@@ -211,7 +211,7 @@ pub(super) fn members(arguments: &ApiArguments, format: AnswerFormat) -> Result<
     let cluster = arguments.api()?.get("/api/v1/cluster")?;
     match format {
         AnswerFormat::Text => say(&nodes(&cluster)),
-        AnswerFormat::Json => say(&cluster["nodes"].to_string()),
+        AnswerFormat::Json => say(&cluster.get("nodes").unwrap_or(&Value::Null).to_string()),
     }
     Ok(())
 }
