@@ -526,7 +526,7 @@ async fn a_request_that_cannot_be_carried_out_is_answered_with_a_problem() {
 #[tokio::test]
 async fn a_node_is_drained_and_undrained_through_another_one() {
     let name = "a_node_is_drained_and_undrained_through_another_one";
-    let cluster = Cluster::start(name, options()).await;
+    let mut cluster = Cluster::start(name, options()).await;
     let mut client = connect(&cluster, 2, &persistent("mover")).await;
     let path = "/api/v1/nodes/2/drain";
     let answer = post(&cluster, 1, path, &json!({ "timeout_s": 5 })).await;

@@ -187,21 +187,20 @@ async fn the_subprotocol_is_mqtt() {
 async fn a_page_from_elsewhere_is_not_let_in_as_a_client_on_this_host() {
     let (_cluster, port) = ws("a_page_from_elsewhere_is_not_let_in_as_a_client_on_this_host").await;
     let version = ProtocolVersion::V5;
-    for (origin, expected) in [
-        ("http://localhost:3000", ReasonCode::Success),
-        ("http://127.0.0.1", ReasonCode::Success),
-        ("http://[::1]:80", ReasonCode::Success),
-        ("https://example.com", ReasonCode::NotAuthorized),
-        ("http://localhost.example.com", ReasonCode::NotAuthorized),
-        ("null", ReasonCode::NotAuthorized),
+    for (host, expected) in [
+        ("localhost:3000", ReasonCode::Success),
+        ("127.0.0.1", ReasonCode::Success),
+        ("[::1]:80", ReasonCode::Success),
+        ("example.com", ReasonCode::NotAuthorized),
+        ("localhost.example.com", ReasonCode::NotAuthorized),
     ] {
-        let headers = format!("Sec-WebSocket-Protocol: mqtt\r\nOrigin: {origin}\r\n");
+        let headers = format!("Sec-WebSocket-Protocol: mqtt\r\nOrigin: http://{host}\r\n");
         let stream = tcp(port.address()).await;
         let (mut frames, head) = Frames::upgrade(stream, "/mqtt", &headers).await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
         frames.send(FINAL | BINARY, &connect(version)).await;
         match frames.packet(version).await {
-            Packet::Connack(connack) => assert_eq!(connack.reason_code, expected, "{origin}"),
+            Packet::Connack(connack) => assert_eq!(connack.reason_code, expected, "{host}"),
             other => panic!("{other:?} instead of CONNACK"),
         }
     }
