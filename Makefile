@@ -4,6 +4,7 @@
 #   make test-full SCALE=10  the same, the random tests SCALE times as long
 #   make fuzz FUZZ_SECONDS=60 TARGETS="decode entry"   fuzz targets, all by default, each for so long
 #   make bench               the table of docs/performance.md, against mosquitto (BENCH: more flags)
+#   make chaos               torment the compose cluster that runs here (CHAOS_SECONDS=180; CHAOS: more flags)
 #   make lint                what CI checks besides the tests
 #   make fmt                 format all code
 
@@ -13,8 +14,9 @@ FUZZ_SECONDS ?= 60
 TARGETS ?=
 DEMO ?=
 BENCH ?=
+CHAOS ?=
 
-.PHONY: run test test-full fuzz lint fmt
+.PHONY: chaos run test test-full fuzz lint fmt
 .DEFAULT_GOAL := run
 
 run:
@@ -37,6 +39,10 @@ fuzz:
 bench:
 	@scripts/setup.sh bench
 	@scripts/bench.sh $(BENCH)
+
+chaos:
+	@scripts/setup.sh chaos
+	@scripts/chaos.sh $(CHAOS)
 
 lint:
 	@scripts/setup.sh run

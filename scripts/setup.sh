@@ -33,6 +33,9 @@ has_certificates() { [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -d /etc/pki 
 # Debian puts it where only root's search path looks.
 has_mosquitto() { [ -x /usr/sbin/mosquitto ] || command -v mosquitto; }
 has_paho_c() { echo '#include <MQTTClient.h>' | gcc -fsyntax-only -x c -; }
+has_haproxy() { [ -x /usr/sbin/haproxy ] || command -v haproxy; }
+has_iptables() { [ -x /usr/sbin/iptables ] || command -v iptables; }
+has_debootstrap() { [ -x /usr/sbin/debootstrap ] || command -v debootstrap; }
 makes_venvs() { python3 -c 'import ensurepip, venv'; }
 
 need "a C++20 compiler (g++ 11 or newer), for RocksDB" g++ compiles_cpp20
@@ -49,6 +52,13 @@ if [ "$purpose" = test ]; then
     need "Node.js, for the client mqtt.js" nodejs has node
     need "npm, to install mqtt.js" npm has npm
     need "ip, for tests with network namespaces" iproute2 has ip
+    need "HAProxy, to check its configuration" haproxy has_haproxy
+    need "Prometheus and promtool, to check alerts" prometheus has promtool
+    need "systemd-analyze, to check the units" systemd has systemd-analyze
+    need "a Docker engine, for the container tests" docker.io has dockerd
+    need "docker-compose 1.29, for the container tests" docker-compose has docker-compose
+    need "iptables, for the Docker engine" iptables has_iptables
+    need "debootstrap, for a base image where none can be pulled" debootstrap has_debootstrap
 fi
 if [ "$purpose" = bench ]; then
     need "the mosquitto broker, to compare with" mosquitto has_mosquitto
@@ -75,10 +85,12 @@ if [ "${#missing_packages[@]}" -gt 0 ]; then
         echo "setup: could not install ${missing_packages[*]}: please install them by hand, then try again" >&2
         exit 1
     fi
-    # The package starts a broker on the port that ours wants. The benchmark starts its own.
-    if [[ " ${missing_packages[*]} " = *" mosquitto "* ]] && [ -d /run/systemd/system ]; then
-        "${as_root[@]}" systemctl disable --quiet --now mosquitto.service || true
-    fi
+    # These packages start services on ports that others may want. The tests start their own.
+    for service in mosquitto prometheus haproxy; do
+        if [[ " ${missing_packages[*]} " = *" $service "* ]] && [ -d /run/systemd/system ]; then
+            "${as_root[@]}" systemctl disable --quiet --now "$service.service" || true
+        fi
+    done
 fi
 
 # The newest of two version numbers.

@@ -27,6 +27,12 @@ else
     echo "test: there are no tools for deploy/; the tests that need them will be skipped" >&2
 fi
 
+if HOLDFAST_SCHEMATHESIS="$(scripts/schemathesis.sh)"; then
+    export HOLDFAST_SCHEMATHESIS
+else
+    echo "test: there is no schemathesis; the test that needs it will be skipped" >&2
+fi
+
 output="$(mktemp)"
 trap 'scripts/engine.sh stop; rm -f "$output"' EXIT
 scripts/engine.sh start || echo "test: there is no Docker engine; the tests that need one will be skipped" >&2

@@ -6,7 +6,7 @@ import sys
 import yaml
 
 MQTT_KINDS = {"mqtt", "mqtts", "ws", "wss"}
-# The routes of OPERATIONS section 6; liveness must not depend on the quorum.
+# Liveness must not depend on the quorum.
 PROBES = {"startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
 
 

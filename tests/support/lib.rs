@@ -13,6 +13,7 @@
 )]
 
 pub mod certificates;
+pub mod chaos;
 pub mod checker;
 pub mod client;
 pub mod cluster;

@@ -12,7 +12,7 @@ use raft_store::{
 use tokio::sync::watch;
 
 use crate::auth::Scram;
-use crate::config::Config;
+use crate::config::{Config, LimitsConfig};
 use crate::disk::Disk;
 use crate::dispatch::Dispatch;
 use crate::drain::Drain;
@@ -56,6 +56,8 @@ pub(crate) struct Broker {
     pub(crate) visibility: Arc<Visibility>,
     /// Slow subscribers, and the memory that all connections share.
     pub(crate) pressure: Arc<Pressure>,
+    /// `[limits]`, which can change while the node runs.
+    pub(crate) limits: watch::Sender<Arc<LimitsConfig>>,
     /// When new connections are refused.
     pub(crate) overload: Overload,
     /// Some outbox of this node's replicas holds more than its bound.
@@ -71,6 +73,23 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
+    /// `[limits]` as it is now.
+    pub(crate) fn limits(&self) -> Arc<LimitsConfig> {
+        Arc::clone(&self.limits.borrow())
+    }
+
+    /// New limits: for CONNECTs, retained messages and buffers from now on; a session and a connection
+    /// keep those that they began with.
+    pub(crate) fn set_limits(&self, limits: &LimitsConfig) {
+        if *self.limits() == *limits {
+            return;
+        }
+        self.limits.send_replace(Arc::new(limits.clone()));
+        self.overload.set_limits(limits);
+        let buffers_max = usize::try_from(limits.buffers_max_bytes).unwrap_or(usize::MAX);
+        self.pressure.budget.set_max(buffers_max);
+    }
+
     /// Members besides this node.
     pub(crate) fn peers(&self) -> impl Iterator<Item = (NodeId, &String)> {
         let this = self.node;

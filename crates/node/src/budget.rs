@@ -24,7 +24,7 @@ const MESSAGE_OVERHEAD_BYTES: usize = 256;
 /// How much is used of the bound of a node.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    max: usize,
+    max: AtomicUsize,
     used: AtomicUsize,
 }
 
@@ -32,9 +32,18 @@ impl Budget {
     /// `max` in bytes.
     pub(crate) fn new(max: usize) -> Arc<Self> {
         Arc::new(Self {
-            max,
+            max: AtomicUsize::new(max),
             used: AtomicUsize::new(0),
         })
+    }
+
+    /// The bound from now on.
+    pub(crate) fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
+    }
+
+    fn max(&self) -> usize {
+        self.max.load(Ordering::Relaxed)
     }
 
     /// Bytes in use.
@@ -44,22 +53,22 @@ impl Budget {
 
     /// Three quarters are used.
     pub(crate) fn is_tight(&self) -> bool {
-        self.used() >= self.max / 4 * 3
+        self.used() >= self.max() / 4 * 3
     }
 
     /// All is used.
     pub(crate) fn is_full(&self) -> bool {
-        self.used() >= self.max
+        self.used() >= self.max()
     }
 
     /// A quarter more is used than there should be: closing those who hold the most takes too long.
     pub(crate) fn is_overdrawn(&self) -> bool {
-        self.used() >= self.max.saturating_add(self.max / 4)
+        self.used() >= self.max().saturating_add(self.max() / 4)
     }
 
     /// What is to be freed before buffers are as large as usual again.
     pub(crate) fn excess(&self) -> usize {
-        self.used().saturating_sub(self.max / 4 * 3)
+        self.used().saturating_sub(self.max() / 4 * 3)
     }
 
     /// The content of a message of `size` bytes, counted for as long as anybody refers to it.

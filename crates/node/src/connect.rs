@@ -18,7 +18,7 @@ use crate::backlog::LiveLimits;
 use crate::broker::Broker;
 use crate::client::{Client, Origin};
 use crate::clock;
-use crate::config;
+use crate::config::{self, LimitsConfig};
 use crate::connection::Connection;
 use crate::count::{self, SessionOutcome};
 use crate::end::End;
@@ -270,7 +270,7 @@ fn admit(broker: &Broker, connect: &Connect, anonymous: bool) -> Result<Terms, R
         keep_alive_s: keep_alive(connect, config.mqtt.keep_alive_max_s),
         receive_maximum: connect.receive_maximum.map_or(u16::MAX, NonZeroU16::get),
         packet_bytes_max: reason::packet_bytes_max(connect),
-        limits: session_limits(config, v5),
+        limits: session_limits(&broker.limits(), config.mqtt.receive_maximum, v5),
         proof: None,
     };
     check_connack(broker, connect, &terms)?;
@@ -300,18 +300,14 @@ fn keep_alive(connect: &Connect, max: Option<u16>) -> u16 {
     }
 }
 
-fn session_limits(config: &config::Config, v5: bool) -> SessionLimits {
+fn session_limits(limits: &LimitsConfig, receive_maximum: u16, v5: bool) -> SessionLimits {
     SessionLimits {
-        inflight_max: config.limits.inflight_max,
+        inflight_max: limits.inflight_max,
         // Before 5.0 a client cannot know our Receive Maximum; TCP bounds what it sends.
-        receive_maximum: if v5 {
-            config.mqtt.receive_maximum
-        } else {
-            u16::MAX
-        },
-        queue_messages_max: u32::try_from(config.limits.queue_max_messages).unwrap_or(u32::MAX),
-        queue_bytes_max: config.limits.queue_max_bytes,
-        queue_overflow: match config.limits.queue_overflow {
+        receive_maximum: if v5 { receive_maximum } else { u16::MAX },
+        queue_messages_max: u32::try_from(limits.queue_max_messages).unwrap_or(u32::MAX),
+        queue_bytes_max: limits.queue_max_bytes,
+        queue_overflow: match limits.queue_overflow {
             config::QueueOverflow::Reject => QueueOverflow::Reject,
             config::QueueOverflow::DropNewest => QueueOverflow::DropNewest,
             config::QueueOverflow::DropOldest => QueueOverflow::DropOldest,
@@ -322,7 +318,7 @@ fn session_limits(config: &config::Config, v5: bool) -> SessionLimits {
 
 /// A live mailbox holds as much as a session's queue.
 fn live_limits(broker: &Broker) -> LiveLimits {
-    let limits = &broker.config.limits;
+    let limits = broker.limits();
     LiveLimits {
         messages_max: usize::try_from(limits.queue_max_messages)
             .unwrap_or(usize::MAX)

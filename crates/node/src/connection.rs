@@ -120,7 +120,7 @@ impl Connection {
     ) -> Self {
         let topic_alias_max = broker.config.mqtt.topic_alias_maximum;
         let topic_alias_max = client.topic_alias_maximum.min(topic_alias_max);
-        let rates = ClientRates::new(&broker.config.limits, Instant::now());
+        let rates = ClientRates::new(&broker.limits(), Instant::now());
         Self {
             broker,
             life,

@@ -59,6 +59,7 @@ mod reason;
 mod received;
 mod refusal;
 mod registry;
+pub mod reload;
 mod retained;
 mod routes;
 mod server;
@@ -88,16 +89,17 @@ use crate::config::Loaded;
 use crate::data_dir::{DataDir, Identity};
 use crate::health::Health;
 use crate::metrics::Exporter;
+use crate::reload::{Reloader, Reread};
 use crate::server::Server;
-use crate::signals::{Hangup, StopSignals};
+use crate::signals::{Asked, Hangup, StopSignals};
 
 pub use crate::error::StartError;
 
-/// Runs one node until SIGTERM or SIGINT stops it.
+/// Runs one node until SIGTERM or SIGINT stops it. At SIGHUP it reads its configuration with `reread`.
 ///
 /// # Errors
 /// [`StartError`]: why it did not start, or what ended it.
-pub async fn run(Loaded { config, entries }: Loaded) -> Result<(), StartError> {
+pub async fn run(Loaded { config, entries }: Loaded, reread: Reread) -> Result<(), StartError> {
     let mut signals = StopSignals::install(Hangup::Reloads)?;
     let exporter = Exporter::install()?;
     let identity = Identity {
@@ -112,13 +114,26 @@ pub async fn run(Loaded { config, entries }: Loaded) -> Result<(), StartError> {
     metrics::set_identity(&config.node.name, &config.cluster.name);
     let stop = CancellationToken::new();
     let admin = Admin::bind(&config.admin).await?;
-    let admin = admin.serve((Arc::clone(&health), exporter), entries, stop.clone());
+    let admin = admin.serve(
+        (Arc::clone(&health), exporter),
+        entries.clone(),
+        stop.clone(),
+    );
     let server = Server::start(config, Arc::clone(&health)).await?;
+    let reloader = Arc::new(Reloader::new(Arc::clone(server.broker()), reread, entries));
+    count::config_reloaded();
     admin.attach(server.broker())?;
+    admin.on_config_reload(by_request(&reloader));
     tell_systemd(NotifyState::Ready);
-    tokio::select! {
-        () = signals.any() => {}
-        failure = server.failed() => return Err(failure),
+    loop {
+        tokio::select! {
+            asked = signals.next() => match asked {
+                Asked::Stop => break,
+                // A mistake is logged, and everything stays as it was.
+                Asked::Reload => drop(tokio::task::block_in_place(|| reloader.reload())),
+            },
+            failure = server.failed() => return Err(failure),
+        }
     }
     tell_systemd(NotifyState::Stopping);
     server.stop(signals.any()).await?;
@@ -127,6 +142,15 @@ pub async fn run(Loaded { config, entries }: Loaded) -> Result<(), StartError> {
         .task
         .await
         .map_err(|error| StartError::failed("the admin port stopped", error))
+}
+
+/// What `POST /config/reload` does.
+fn by_request(reloader: &Arc<Reloader>) -> admin::Reload {
+    let reloader = Arc::clone(reloader);
+    Box::new(move || {
+        let reloaded = reloader.reload().map_err(|error| error.to_string())?;
+        serde_json::to_value(reloaded).map_err(|error| error.to_string())
+    })
 }
 
 /// With `Type=notify`; without systemd it does nothing.

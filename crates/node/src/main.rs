@@ -60,7 +60,9 @@ fn run(arguments: &RunArguments) -> Result<(), StartError> {
     logging::init(&loaded.config.log);
     arguments.watch_stdin();
     let entries = loaded.entries.clone();
-    let stopped = runtime()?.block_on(node::run(loaded));
+    let again = arguments.clone();
+    let reread = Box::new(move || again.load());
+    let stopped = runtime()?.block_on(node::run(loaded, reread));
     stopped.map_err(|error| error.located(&entries))
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Who is connected already goes on in each case: what it may make the node keep has bounds of its own.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use codec::{ClientId, ReasonCode};
@@ -23,15 +23,26 @@ const RELIEF: u64 = 20;
 #[derive(Debug)]
 pub(crate) struct Overload {
     /// CONNECTs per second; `None`: no limit.
-    connects: Option<Mutex<TokenBucket>>,
-    /// Bytes of this process from which on no new connection is taken; `None`: no limit.
-    memory_high: Option<u64>,
+    connects: Mutex<Option<TokenBucket>>,
+    /// Bytes of this process from which on no new connection is taken; `u64::MAX`: no limit.
+    memory_high: AtomicU64,
     is_memory_short: AtomicBool,
 }
 
 impl Overload {
     /// As configured, on this machine.
     pub(crate) fn new(limits: &LimitsConfig) -> Self {
+        let overload = Self {
+            connects: Mutex::new(None),
+            memory_high: AtomicU64::new(u64::MAX),
+            is_memory_short: AtomicBool::new(false),
+        };
+        overload.set_limits(limits);
+        overload
+    }
+
+    /// The limits from now on.
+    pub(crate) fn set_limits(&self, limits: &LimitsConfig) {
         let memory_high = match limits.memory_high {
             MemoryHigh::Off => None,
             MemoryHigh::Bytes(bytes) => Some(bytes),
@@ -40,25 +51,23 @@ impl Overload {
             }
         };
         let connect_rate = u64::from(limits.connect_rate);
-        let overload = Self {
-            connects: TokenBucket::full(connect_rate, Instant::now()).map(Mutex::new),
-            memory_high,
-            is_memory_short: AtomicBool::new(false),
-        };
+        let connects = TokenBucket::full(connect_rate, Instant::now());
+        *self.connects.lock().unwrap_or_else(PoisonError::into_inner) = connects;
+        let high = memory_high.unwrap_or(u64::MAX);
+        self.memory_high.store(high, Ordering::Relaxed);
         tracing::info!(
             memory_high,
             "memory beyond which no new connection is taken"
         );
         count::memory_limit(memory_high);
-        overload.look();
-        overload
+        self.look();
     }
 
     /// Looks how much memory is in use.
     pub(crate) fn look(&self) {
-        let (Some(high), Some(used)) = (self.memory_high, metrics::resident_bytes()) else {
-            return count::overload("memory", false);
-        };
+        let high = self.memory_high.load(Ordering::Relaxed);
+        // Not known is not short.
+        let used = metrics::resident_bytes().unwrap_or(0);
         let was_short = self.is_memory_short.load(Ordering::Relaxed);
         let is_short = is_short(used, high, was_short);
         self.is_memory_short.store(is_short, Ordering::Relaxed);
@@ -86,15 +95,16 @@ impl Overload {
 
     /// Whether another CONNECT is looked at. Costs next to nothing.
     pub(crate) fn admit(&self) -> Result<(), Refused> {
-        if let Some(connects) = &self.connects {
-            let mut connects = connects.lock().unwrap_or_else(PoisonError::into_inner);
-            if !connects.take_one(Instant::now()) {
-                return Err(Refused {
-                    reason_code: ReasonCode::ConnectionRateExceeded,
-                    cause: "connect_rate",
-                });
-            }
+        let mut connects = self.connects.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(connects) = connects.as_mut()
+            && !connects.take_one(Instant::now())
+        {
+            return Err(Refused {
+                reason_code: ReasonCode::ConnectionRateExceeded,
+                cause: "connect_rate",
+            });
         }
+        drop(connects);
         if self.is_memory_short.load(Ordering::Relaxed) {
             return Err(Refused {
                 reason_code: ReasonCode::ServerBusy,
@@ -119,7 +129,7 @@ impl Broker {
     /// Whether the cluster has room for this client's session, as this node knows it. One that is there
     /// already needs none.
     pub(crate) fn admit_session(&self, client_id: &ClientId) -> Result<(), Refused> {
-        let max = self.config.limits.sessions_max;
+        let max = self.limits().sessions_max;
         if max == 0 {
             return Ok(());
         }

@@ -327,7 +327,7 @@ impl Connection {
         let Some(shard) = self.broker.shards.shard(cursor.shard) else {
             return (Vec::new(), None);
         };
-        let limits = &self.broker.config.limits;
+        let limits = self.broker.limits();
         let messages_max = usize::try_from(limits.queue_max_messages).unwrap_or(usize::MAX);
         let messages_max = messages_max.min(PAGE_MESSAGES_MAX);
         let bytes_max = limits.queue_max_bytes.min(PAGE_BYTES_MAX);

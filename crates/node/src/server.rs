@@ -233,6 +233,7 @@ fn broker(
         health.watch_fsyncs(move || shards.storage_health().oldest_pending);
     }
     let overload = Overload::new(&config.limits);
+    let limits = watch::Sender::new(Arc::new(config.limits.clone()));
     Ok(Arc::new(Broker {
         config,
         started: clock::now(),
@@ -248,6 +249,7 @@ fn broker(
         reports: Reports::default(),
         visibility: Arc::new(visibility),
         pressure: Pressure::new(buffers_max),
+        limits,
         overload,
         outbox_full: watch::Sender::new(false),
         scram,

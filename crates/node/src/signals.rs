@@ -9,8 +9,17 @@ use crate::error::StartError;
 pub enum Hangup {
     /// The terminal was closed: stop. For what people run in the foreground to try it.
     Stops,
-    /// Reload: a node has nothing to reload yet, says so, and goes on.
+    /// Read the configuration once more, and go on.
     Reloads,
+}
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// To stop.
+    Stop,
+    /// To read the configuration once more.
+    Reload,
 }
 
 /// SIGINT (Ctrl-C) and SIGTERM (a supervisor), and what SIGHUP means.
@@ -43,15 +52,18 @@ impl StopSignals {
 
     /// Waits for a signal to stop; each call takes one. Cancel-safe.
     pub async fn any(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.interrupt.recv() => return,
-                _ = self.terminate.recv() => return,
-                _ = self.hangup.recv() => match self.on_hangup {
-                    Hangup::Stops => return,
-                    Hangup::Reloads => tracing::warn!(signal = "SIGHUP", "nothing to reload in this version"),
-                },
-            }
+        while self.next().await == Asked::Reload {}
+    }
+
+    /// Waits for the next signal. Cancel-safe.
+    pub async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.hangup.recv() => match self.on_hangup {
+                Hangup::Stops => Asked::Stop,
+                Hangup::Reloads => Asked::Reload,
+            },
         }
     }
 }

@@ -184,7 +184,7 @@ impl Broker {
     /// This node's bounds of the retained messages of one shard: an equal part of the cluster's.
     pub(crate) fn retained_limits(&self) -> raft_store::RetainedLimits {
         let shards = u64::from(self.shards.count().max(1));
-        let limits = &self.config.limits;
+        let limits = self.limits();
         raft_store::RetainedLimits {
             messages_max: limits.retained_max.div_ceil(shards),
             bytes_max: limits.retained_max_bytes.div_ceil(shards),

@@ -10,7 +10,7 @@ use crate::config::{self, Loaded, Override, Sources};
 use crate::error::StartError;
 
 /// Flags of `holdfast run`.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(after_help = example("holdfast run --config /etc/holdfast/holdfast.toml"))]
 pub struct RunArguments {
     #[command(flatten)]

@@ -34,6 +34,9 @@ pub const CLIENTS_THROTTLED_TOTAL: &str = "holdfast_clients_throttled_total";
 pub const MEMORY_LIMIT_BYTES: &str = "holdfast_memory_limit_bytes";
 /// 1 while new connections are refused for want of something. Label `resource`.
 pub const OVERLOAD_STATE: &str = "holdfast_overload_state";
+/// When the configuration was last read, in seconds since 1970.
+pub const CONFIG_LAST_RELOAD_SUCCESS_TIMESTAMP_SECONDS: &str =
+    "holdfast_config_last_reload_success_timestamp_seconds";
 /// 1 while this node is drained.
 pub const DRAINING: &str = "holdfast_draining";
 /// 1 while a shard would lose its majority without this node.
@@ -210,7 +213,7 @@ pub const VIOLATION_REASONS: [(u8, &str); 15] = [
 ];
 
 /// Every metric of this version; those of the process are in `metrics/process.rs`.
-pub const TABLE: [Metric; 75] = [
+pub const TABLE: [Metric; 76] = [
     gauge(CONNECTIONS, "Client connections open now."),
     counter(CONNECTIONS_OPENED_TOTAL, "Client connections accepted."),
     counter(
@@ -252,6 +255,10 @@ pub const TABLE: [Metric; 75] = [
     gauge(
         OVERLOAD_STATE,
         "1 while new connections are refused because the resource is short, else 0.",
+    ),
+    gauge(
+        CONFIG_LAST_RELOAD_SUCCESS_TIMESTAMP_SECONDS,
+        "When the configuration was last read without a mistake, in seconds since 1970.",
     ),
     gauge(
         DRAINING,
