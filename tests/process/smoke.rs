@@ -37,7 +37,7 @@ fn mosquitto(cluster: &Cluster, node: NodeId, program: &str, version: ProtocolVe
     command
 }
 
-async fn output(command: &mut Command) -> String {
+pub(crate) async fn output(command: &mut Command) -> String {
     let output = timeout(IN_TIME, command.output())
         .await
         .expect("it ends in time")
@@ -50,7 +50,7 @@ async fn output(command: &mut Command) -> String {
     out.into_owned()
 }
 
-fn is_installed(program: &str) -> bool {
+pub(crate) fn is_installed(program: &str) -> bool {
     std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
         .any(|path| path.join(program).exists())
 }
@@ -128,7 +128,7 @@ async fn offline(cluster: &mut Cluster, version: ProtocolVersion) {
 }
 
 /// A Python that has paho-mqtt: the one that `scripts/python.sh` prepared, or the system's.
-async fn python() -> Option<PathBuf> {
+pub(crate) async fn python() -> Option<PathBuf> {
     let candidates = std::env::var_os("HOLDFAST_PYTHON")
         .map(PathBuf::from)
         .into_iter();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use codec::{Connack, Decoder, Disconnect, Packet, ProtocolVersion, ReasonCode};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -42,10 +42,15 @@ pub enum RecvError {
     Malformed(String),
 }
 
+/// What a client's packets are carried by.
+pub trait Carrier: AsyncRead + AsyncWrite + Send + Sync + Unpin + std::fmt::Debug {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin + std::fmt::Debug> Carrier for T {}
+
 /// One connection of one client.
 #[derive(Debug)]
 pub struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Carrier>,
     peer: SocketAddr,
     read_buffer: BytesMut,
     decoder: Decoder,
@@ -74,19 +79,30 @@ impl Client {
         stream
             .set_nodelay(true)
             .map_err(|error| ConnectError::Closed(error.to_string()))?;
-        Ok(Self {
-            stream,
-            peer: address,
+        Ok(Self::over(stream, address, (name, version), history))
+    }
+
+    /// A client on a connection to `peer` that is open already, over whatever.
+    #[must_use]
+    pub fn over(
+        stream: impl Carrier + 'static,
+        peer: SocketAddr,
+        (name, version): (&str, ProtocolVersion),
+        history: &History,
+    ) -> Self {
+        Self {
+            stream: Box::new(stream),
+            peer,
             read_buffer: BytesMut::new(),
             decoder: wire::decoder(version),
             version,
-            name: Arc::from(format!("{name}@{}", address.port())),
+            name: Arc::from(format!("{name}@{}", peer.port())),
             history: history.clone(),
             connack: Connack::default(),
             connected_at: std::time::Instant::now(),
             // Away from the ids that tests give their own publishes.
             control_packet_id: 60_000,
-        })
+        }
     }
 
     /// Opens, sends CONNECT, waits for CONNACK.
@@ -101,18 +117,28 @@ impl Client {
         options: &ConnectOptions,
         history: &History,
     ) -> Result<Self, ConnectError> {
-        let mut client = Self::open(address, &options.client_id, options.version, history).await?;
-        client
-            .send(&Packet::Connect(Box::new(options.packet())))
+        let client = Self::open(address, &options.client_id, options.version, history).await?;
+        client.introduce(options).await
+    }
+
+    /// Sends CONNECT, waits for CONNACK.
+    ///
+    /// # Errors
+    /// When there is no CONNACK with success.
+    ///
+    /// # Panics
+    /// When another packet comes.
+    pub async fn introduce(mut self, options: &ConnectOptions) -> Result<Self, ConnectError> {
+        self.send(&Packet::Connect(Box::new(options.packet())))
             .await;
-        match client.recv_within(CONNACK_WITHIN).await {
+        match self.recv_within(CONNACK_WITHIN).await {
             Ok(Packet::Connack(connack)) if connack.reason_code == ReasonCode::Success => {
-                client.connack = *connack;
-                client.connected_at = std::time::Instant::now();
-                Ok(client)
+                self.connack = *connack;
+                self.connected_at = std::time::Instant::now();
+                Ok(self)
             }
             Ok(Packet::Connack(connack)) => Err(ConnectError::Refused(connack)),
-            Ok(other) => panic!("{}: {} instead of CONNACK", client.name, summary(&other)),
+            Ok(other) => panic!("{}: {} instead of CONNACK", self.name, summary(&other)),
             Err(RecvError::Silent) => Err(ConnectError::Silent(CONNACK_WITHIN)),
             Err(error) => Err(ConnectError::Closed(format!("{error:?}"))),
         }
@@ -184,7 +210,7 @@ impl Client {
     }
 
     async fn write(&mut self, bytes: &[u8]) {
-        match tokio::time::timeout(WRITE_WITHIN, self.stream.write_all(bytes)).await {
+        match tokio::time::timeout(WRITE_WITHIN, self.write_all(bytes)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 self.history
@@ -196,6 +222,11 @@ impl Client {
                 "not written: the peer does not read".into(),
             ),
         }
+    }
+
+    async fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
     }
 
     /// The next packet, within [`PATIENCE`].

@@ -60,6 +60,10 @@ pub struct ClusterOptions {
     pub storage: &'static str,
     /// Lines of the section `[auth]`.
     pub auth: String,
+    /// Further lines of the section `[cluster]`; sections of their own may follow.
+    pub cluster: String,
+    /// Further `[[listener]]`s.
+    pub listeners: String,
     /// Further lines of the section `[admin]`.
     pub admin: String,
     /// Nothing else may run beside it: for tests that measure time.
@@ -91,6 +95,8 @@ impl ClusterOptions {
             snapshot_after: 100_000,
             storage: "",
             auth: "anonymous = \"loopback\"".to_owned(),
+            cluster: String::new(),
+            listeners: String::new(),
             admin: String::new(),
             alone: false,
             shared: false,
@@ -283,6 +289,17 @@ impl Cluster {
             }
         }
         self.wait_ready().await;
+    }
+
+    /// Changes the configuration of a node that is not running.
+    ///
+    /// # Panics
+    /// When its file is not there.
+    pub fn configure(&self, id: NodeId, change: impl FnOnce(String) -> String) {
+        assert!(!self.is_started(id), "node {id} has read its file already");
+        let path = configuration_path(self.directory.path(), id);
+        let text = std::fs::read_to_string(&path).expect("it was written");
+        std::fs::write(&path, change(text)).expect("it is writable");
     }
 
     /// SIGSTOP: from here on the process neither reads nor answers nor dies.

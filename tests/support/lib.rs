@@ -12,6 +12,7 @@
     reason = "a harness fails by panicking, and whatever it does not expect is a failure"
 )]
 
+pub mod certificates;
 pub mod chaos;
 pub mod checker;
 pub mod client;

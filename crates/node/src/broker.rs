@@ -22,6 +22,7 @@ use crate::life::{Destination, Life};
 use crate::overload::Overload;
 use crate::pressure::Pressure;
 use crate::silence::{Reports, Silence};
+use crate::transport::TlsStore;
 use crate::visibility::Visibility;
 
 /// One node.
@@ -63,6 +64,8 @@ pub(crate) struct Broker {
     pub(crate) outbox_full: watch::Sender<bool>,
     /// Who may authenticate by SCRAM, if anybody.
     pub(crate) scram: Option<Scram>,
+    /// Certificates of the listeners and of the cluster port.
+    pub(crate) tls: Arc<TlsStore>,
     /// How it leaves.
     pub(crate) drain: Drain,
     /// Room on its disk.

@@ -49,7 +49,7 @@ pub(crate) struct Client {
 /// Where a connection comes from.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
-    /// The client's address.
+    /// The client's address, as a proxy announced it if there is one; on a Unix socket 127.0.0.1, port 0.
     pub(crate) address: SocketAddr,
     /// `name` of the listener that accepted it.
     pub(crate) listener: Arc<str>,
@@ -57,6 +57,17 @@ pub(crate) struct Origin {
     pub(crate) since: Instant,
     /// A client without identity is admitted there.
     pub(crate) anonymous: bool,
+    /// Who it is by the certificate that it has shown, if the listener's `identity_from` says so. The
+    /// certificate was verified, here or by the proxy in front.
+    pub(crate) certificate_identity: Option<Arc<str>>,
+}
+
+impl Origin {
+    /// A CONNECT without credentials is admitted: the listener allows it, or a certificate has said
+    /// already who this is.
+    pub(crate) fn admits_without_credentials(&self) -> bool {
+        self.anonymous || self.certificate_identity.is_some()
+    }
 }
 
 impl Client {

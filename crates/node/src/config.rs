@@ -30,10 +30,12 @@ mod value;
 
 pub use admin::AdminConfig;
 pub use auth::{AnonymousAccess, AuthConfig};
-pub use cluster::{ClusterConfig, HostPort, Peer};
+pub use cluster::{ClusterConfig, ClusterTls, HostPort, Peer};
 pub use error::{ConfigError, Problem};
 pub use limits::{LimitsConfig, MemoryHigh, QueueOverflow};
-pub use listener::ListenerConfig;
+pub use listener::{
+    Bind, ClientCertificate, IdentityFrom, ListenerConfig, ListenerKind, ListenerTls,
+};
 pub use log::{LogConfig, LogFormat, LogTarget};
 pub use mqtt::MqttConfig;
 pub(crate) use node::FROM_HOSTNAME;
@@ -216,7 +218,7 @@ fn identify(
 fn check_admin_address(reader: &mut Reader, admin: &AdminConfig, listeners: &[ListenerConfig]) {
     let shared = listeners
         .iter()
-        .position(|listener| listener.bind == admin.bind && admin.bind.port() != 0);
+        .position(|listener| listener.bind.address() == Some(admin.bind) && admin.bind.port() != 0);
     if let Some(place) = shared {
         reader.conflict(
             &[&format!("listener.{place}.bind"), "admin.bind"],

@@ -10,9 +10,8 @@ use codec::{
 };
 use raft_store::{Command, Ending, Epoch, Holder, Incarnation, Response, ShardId};
 use session::{Input, QueueOverflow, Session, SessionLimits};
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::auth::{self, Failure, Proof};
 use crate::backlog::LiveLimits;
@@ -30,6 +29,7 @@ use crate::reason::{self, Audience};
 use crate::refusal::{Refused, refuse, refuse_malformed};
 use crate::session_place::{HostedSession, SessionPlace};
 use crate::sys_topics;
+use crate::transport::Transport;
 use crate::waiter::CommandWaiter;
 use crate::wire::Wire;
 
@@ -46,8 +46,13 @@ struct Terms {
     proof: Option<Proof>,
 }
 
-/// Serves one accepted socket from CONNECT to its end.
-pub(crate) async fn accept(broker: Arc<Broker>, stream: TcpStream, origin: Origin) {
+/// Serves one client from CONNECT, which must be there by `deadline`, to its end.
+pub(crate) async fn accept(
+    broker: Arc<Broker>,
+    transport: Transport,
+    origin: Origin,
+    deadline: Instant,
+) {
     let packet_bytes_max =
         usize::try_from(broker.config.mqtt.max_packet_size).unwrap_or(usize::MAX);
     let limits = Limits {
@@ -55,8 +60,8 @@ pub(crate) async fn accept(broker: Arc<Broker>, stream: TcpStream, origin: Origi
         ..Limits::default()
     };
     let decoder = Decoder::from_client(limits);
-    let mut wire = Wire::new(stream, decoder, &broker.pressure.budget);
-    let connect = match timeout(broker.config.mqtt.connect_timeout, wire.next_packet()).await {
+    let mut wire = Wire::new(transport, decoder, &broker.pressure.budget);
+    let connect = match timeout_at(deadline, wire.next_packet()).await {
         Ok(Ok(Some(Packet::Connect(connect)))) => *connect,
         Ok(Ok(_)) => {
             if wire.has_no_memory() {
@@ -71,7 +76,8 @@ pub(crate) async fn accept(broker: Arc<Broker>, stream: TcpStream, origin: Origi
         Ok(Err(error)) => return refuse_malformed(wire, &origin, &error).await,
     };
     let admitted = broker.drain.admit().and_then(|()| broker.overload.admit());
-    let mut terms = match admitted.and_then(|()| admit(&broker, &connect, origin.anonymous)) {
+    let anonymous = origin.admits_without_credentials();
+    let mut terms = match admitted.and_then(|()| admit(&broker, &connect, anonymous)) {
         Ok(terms) => terms,
         Err(refused) => return refuse(wire, &connect, &origin, refused).await,
     };

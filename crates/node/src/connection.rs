@@ -251,7 +251,7 @@ impl Connection {
             tokio::select! {
                 () = self.life.ended.cancelled() => return End::LifeOver,
                 written = wire::write(&mut self.wire.writer, &mut self.wire.output),
-                    if !self.wire.output.is_empty() =>
+                    if self.wire.has_output() =>
                 {
                     if !self.has_written(written, reads) {
                         return End::ClientGone;
@@ -292,16 +292,16 @@ impl Connection {
         }
     }
 
-    /// Something went out; false: the connection is closed.
+    /// Something went out, or what was written before was flushed; false: the connection is closed.
     fn has_written(&mut self, written: io::Result<usize>, reads: bool) -> bool {
-        let bytes = written.unwrap_or(0);
+        let Ok(bytes) = written else { return false };
         self.tally.bytes_sent(bytes);
         self.mailbox.traffic.sent(bytes);
         // A client that reads slowly is alive, although nothing is read from it.
         if !reads && bytes > 0 {
             self.last_packet = Instant::now();
         }
-        bytes > 0
+        true
     }
 
     /// Something came; false: the connection is closed.

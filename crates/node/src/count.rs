@@ -19,7 +19,8 @@ use crate::metrics::{
     PUBLISH_RECEIVED_TOTAL, PUBLISH_SENT_TOTAL, QUORUM_CRITICAL, RAFT_ROLE,
     REASON_CODES_SENT_TOTAL, SESSIONS_CREATED_TOTAL, SESSIONS_DISCARDED_TOTAL,
     SESSIONS_EXPIRED_TOTAL, SESSIONS_RESUMED_TOTAL, SESSIONS_TAKEN_OVER_TOTAL, STORAGE_FREE_BYTES,
-    STORAGE_FREE_LIMIT_BYTES, STORAGE_SIZE_BYTES, SUBSCRIBERS_STUCK_TOTAL, VIOLATION_REASONS,
+    STORAGE_FREE_LIMIT_BYTES, STORAGE_SIZE_BYTES, SUBSCRIBERS_STUCK_TOTAL,
+    TLS_CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS, TLS_RELOADS_TOTAL, VIOLATION_REASONS,
 };
 use crate::statistics::SUMS;
 
@@ -368,6 +369,19 @@ pub(crate) fn memory_limit(bytes: Option<u64>) {
 /// Whether new connections are refused for want of something.
 pub(crate) fn overload(resource: &'static str, is_short: bool) {
     gauge!(OVERLOAD_STATE, "resource" => resource).set(if is_short { 1.0 } else { 0.0 });
+}
+
+/// Until when the certificate of a listener is good, in seconds since 1970.
+#[expect(clippy::cast_precision_loss, reason = "a gauge; exact below 2^53")]
+pub(crate) fn certificate_expiry(listener: &str, seconds: i64) {
+    gauge!(TLS_CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS, "listener" => listener.to_owned())
+        .set(seconds as f64);
+}
+
+/// Files of a certificate have changed.
+pub(crate) fn tls_reload(taken_over: bool) {
+    let result = if taken_over { "reloaded" } else { "failed" };
+    counter!(TLS_RELOADS_TOTAL, "result" => result).increment(1);
 }
 
 /// Room on the disk, in bytes, and how much must stay free.

@@ -2,7 +2,7 @@
 //! trying again can help.
 
 use std::error::Error;
-use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use crate::admin::TokenFileError;
 use crate::auth::ScramFileError;
@@ -41,9 +41,21 @@ pub enum StartError {
         /// The key that names the address, e.g. `listener.0.bind`.
         key: String,
         /// The address.
-        address: SocketAddr,
+        address: String,
         /// What the operating system said.
         source: std::io::Error,
+    },
+    /// A file that the configuration names is not there or of no use.
+    #[error("{}{key} = {path:?}: {problem}", prefix(.place))]
+    File {
+        /// Where its path was written, once known.
+        place: Option<String>,
+        /// The key that names it, e.g. `listener.0.cert`.
+        key: String,
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
     },
     /// A node cannot be reached: is it running, and is this its admin port?
     #[error("{url}: cannot be reached: {source}")]
@@ -85,12 +97,22 @@ impl StartError {
     }
 
     /// A socket that cannot be bound.
-    pub fn bind(key: impl Into<String>, address: SocketAddr, source: std::io::Error) -> Self {
+    pub fn bind(key: impl Into<String>, address: impl ToString, source: std::io::Error) -> Self {
         Self::Bind {
             place: None,
             key: key.into(),
-            address,
+            address: address.to_string(),
             source,
+        }
+    }
+
+    /// A file that is not there or of no use.
+    pub fn file(key: impl Into<String>, path: &Path, problem: impl ToString) -> Self {
+        Self::File {
+            place: None,
+            key: key.into(),
+            path: path.to_owned(),
+            problem: problem.to_string(),
         }
     }
 
@@ -104,12 +126,23 @@ impl StartError {
                 source,
                 ..
             } => {
-                let place = entries.iter().find(|entry| entry.full_key() == key);
+                let place = place_of(&key, entries);
                 Self::Bind {
-                    place: place.map(|entry| entry.origin.to_string()),
+                    place,
                     key,
                     address,
                     source,
+                }
+            }
+            Self::File {
+                key, path, problem, ..
+            } => {
+                let place = place_of(&key, entries);
+                Self::File {
+                    place,
+                    key,
+                    path,
+                    problem,
                 }
             }
             Self::Config(_)
@@ -131,6 +164,7 @@ impl StartError {
             | Self::Credentials(_)
             | Self::Tokens(_)
             | Self::Bind { .. }
+            | Self::File { .. }
             | Self::Usage(_) => USAGE,
             Self::DataDir(error) if error.is_permanent() => USAGE,
             Self::DataDir(_) | Self::Refused(_) | Self::Failed { .. } => FAILED,
@@ -138,6 +172,11 @@ impl StartError {
             Self::NoQuorum(_) => NO_QUORUM,
         }
     }
+}
+
+fn place_of(key: &str, entries: &[Entry]) -> Option<String> {
+    let entry = entries.iter().find(|entry| entry.full_key() == key)?;
+    Some(entry.origin.to_string())
 }
 
 /// `PLACE: ` when the place is known.

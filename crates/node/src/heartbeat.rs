@@ -26,7 +26,7 @@ const RENEW_PERIOD: Duration = Duration::from_millis(20);
 
 /// Sends heartbeats to one peer for ever.
 pub(crate) async fn run(broker: Arc<Broker>, peer: NodeId, address: String) {
-    let channel = match peer_channel(&address) {
+    let channel = match peer_channel(&address, broker.shards.security()) {
         Ok(channel) => channel,
         Err(error) => {
             tracing::error!(%peer, address, %error, "peer address");

@@ -72,6 +72,7 @@ mod statistics;
 mod subscribe;
 mod sys_topics;
 mod topic_aliases;
+mod transport;
 pub mod version;
 mod visibility;
 mod waiter;

@@ -112,7 +112,8 @@ impl Life {
         }
         for link in life.links.values() {
             let (link, cluster) = (Arc::clone(link), cluster.to_owned());
-            life.spawn_until_ended(async move { link.run(id, cluster).await });
+            let security = forwarder.security().clone();
+            life.spawn_until_ended(async move { link.run(id, cluster, &security).await });
         }
         life
     }

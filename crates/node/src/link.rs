@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use raft_store::{Incarnation, NodeId, peer_channel};
+use raft_store::{Incarnation, NodeId, PeerSecurity, peer_channel};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -219,8 +219,8 @@ impl Link {
     }
 
     /// Keeps a stream to the peer's current life until the task is aborted.
-    pub(crate) async fn run(&self, from: LifeId, cluster: String) {
-        let channel = match peer_channel(&self.address) {
+    pub(crate) async fn run(&self, from: LifeId, cluster: String, security: &PeerSecurity) {
+        let channel = match peer_channel(&self.address, security) {
             Ok(channel) => channel,
             Err(error) => {
                 tracing::error!(peer = %self.peer, address = self.address, %error, "peer address");

@@ -1,11 +1,14 @@
 //! Accept loops: one per listener.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+mod socket;
 
-use tokio::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -15,14 +18,19 @@ use crate::config::{AnonymousAccess, ListenerConfig};
 use crate::connect;
 use crate::count;
 use crate::error::StartError;
+use crate::transport::{Accepted, Gate, Refusal};
+
+use socket::Socket;
 
 /// Pause after the system refused a socket (out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// The address of a client on a Unix socket, which has none: it is on this host.
+const UNIX_CLIENT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A bound listener.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    socket: TcpListener,
+    socket: Socket,
     config: ListenerConfig,
 }
 
@@ -30,13 +38,13 @@ impl Listener {
     /// Binds a listener.
     ///
     /// # Errors
-    /// The address is taken or not of this host.
+    /// The address is taken or not of this host; the file is there and is no socket of a dead node.
     pub(crate) async fn bind(key: String, config: ListenerConfig) -> Result<Self, StartError> {
-        let socket = TcpListener::bind(config.bind)
+        let socket = Socket::bind(&config.bind)
             .await
-            .map_err(|error| StartError::bind(key, config.bind, error))?;
-        let address = socket.local_addr().unwrap_or(config.bind);
-        tracing::info!(listener = config.name, %address, "listening");
+            .map_err(|error| StartError::bind(key, &config.bind, error))?;
+        let address = socket.address(&config.bind);
+        tracing::info!(listener = config.name, kind = ?config.kind, %address, "listening");
         Ok(Self { socket, config })
     }
 
@@ -54,11 +62,14 @@ impl Listener {
     ) {
         let max = usize::try_from(self.config.max_connections).unwrap_or(usize::MAX);
         let slots = Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)));
-        let anonymous = match broker.config.auth.anonymous {
-            AnonymousAccess::Loopback => self.config.bind.ip().is_loopback(),
+        let access = broker.config.auth.anonymous;
+        let on_loopback = access == AnonymousAccess::Loopback;
+        let anonymous = match access {
+            AnonymousAccess::Loopback => self.config.bind.is_loopback(),
             AnonymousAccess::Always => true,
             AnonymousAccess::Never => false,
         };
+        let gate = Arc::new(Gate::new(&self.config, &broker.tls, on_loopback));
         let name: Arc<str> = self.config.name.as_str().into();
         while let Some(accepted) = stop.run_until_cancelled(self.socket.accept()).await {
             let (stream, address) = match accepted {
@@ -73,15 +84,16 @@ impl Listener {
                 count::connection_rejected(&name, "max_connections");
                 continue;
             };
-            let broker = Arc::clone(&broker);
+            let (broker, gate) = (Arc::clone(&broker), Arc::clone(&gate));
             let origin = Origin {
-                address,
-                since: Instant::now(),
+                address: address.unwrap_or(UNIX_CLIENT),
+                since: std::time::Instant::now(),
                 listener: Arc::clone(&name),
                 anonymous,
+                certificate_identity: None,
             };
             connections.spawn(async move {
-                serve(broker, stream, origin).await;
+                serve(broker, &gate, stream, origin).await;
                 drop(slot);
             });
         }
@@ -103,10 +115,36 @@ impl Reopening {
     }
 }
 
-async fn serve(broker: Arc<Broker>, stream: TcpStream, origin: Origin) {
-    // Acknowledgements are small and must not wait for more.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(address = %origin.address, %error, "TCP_NODELAY");
+async fn serve(broker: Arc<Broker>, gate: &Gate, socket: Accepted, mut origin: Origin) {
+    if let Accepted::Tcp(stream) = &socket {
+        set_nodelay(stream, origin.address);
     }
-    connect::accept(broker, stream, origin).await;
+    let deadline = Instant::now() + broker.config.mqtt.connect_timeout;
+    match timeout_at(deadline, gate.open(socket, &mut origin)).await {
+        Ok(Ok(transport)) => connect::accept(broker, transport, origin, deadline).await,
+        Ok(Err(refusal)) => refuse(&origin, refusal),
+        Err(_elapsed) => {
+            tracing::debug!(address = %origin.address, "no handshake in time");
+            count::connection_rejected(&origin.listener, "connect_timeout");
+        }
+    }
+}
+
+fn refuse(origin: &Origin, refusal: Refusal) {
+    let Refusal { reason, error } = refusal;
+    let (address, listener) = (origin.address, &origin.listener);
+    if error.kind() == std::io::ErrorKind::InvalidData {
+        tracing::info!(listener = %listener, %address, reason, %error, "connection refused");
+    } else {
+        // It went away: a port scanner, or a balancer that looks whether the port is open.
+        tracing::debug!(listener = %listener, %address, reason, %error, "connection ended early");
+    }
+    count::connection_rejected(listener, reason);
+}
+
+/// Acknowledgements are small and must not wait for more.
+fn set_nodelay(stream: &TcpStream, address: SocketAddr) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%address, %error, "TCP_NODELAY");
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use codec::{ClientId, TopicFilter};
 use futures::{FutureExt, Stream};
-use raft_store::{Epoch, Incarnation, NodeId, ShardId, decode_message};
+use raft_store::{Epoch, Incarnation, NodeId, ShardId, decode_message, refuse_peer};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -66,11 +66,12 @@ impl PeerService {
     /// The peer, if it is a member of this cluster and that life is not known to be over.
     fn admit(&self, cluster: &str, from: u32, incarnation: Incarnation) -> Result<NodeId, Status> {
         if cluster != self.broker.config.cluster.name {
-            return Err(Status::permission_denied("another cluster"));
+            return Err(another_cluster(&format!("node {from}"), cluster));
         }
         let node = u16::try_from(from).map(NodeId).ok();
         let node = node.filter(|node| self.broker.members.contains_key(node));
         let Some(node) = node else {
+            refuse_peer(&format!("node {from}"), "node", "not a member");
             return Err(Status::permission_denied("not a member"));
         };
         if self.is_over(node, incarnation) {
@@ -96,6 +97,12 @@ impl PeerService {
             .life()
             .ok_or_else(|| Status::unavailable("no life yet"))
     }
+}
+
+/// Refuses a call that is meant for another cluster.
+pub(crate) fn another_cluster(peer: &str, cluster: &str) -> Status {
+    refuse_peer(peer, "cluster", &format!("calls for cluster {cluster:?}"));
+    Status::permission_denied("another cluster")
 }
 
 #[tonic::async_trait]
@@ -219,7 +226,7 @@ impl Peers for PeerService {
         request: Request<StatisticsRequest>,
     ) -> Result<Response<StatisticsReply>, Status> {
         if request.get_ref().cluster != self.broker.config.cluster.name {
-            return Err(Status::permission_denied("another cluster"));
+            return Err(another_cluster("a node", &request.get_ref().cluster));
         }
         Ok(Response::new(statistics::of_this_node(&self.broker)))
     }

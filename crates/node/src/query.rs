@@ -44,7 +44,7 @@ impl QueryService {
         if cluster == self.broker.config.cluster.name {
             Ok(())
         } else {
-            Err(Status::permission_denied("another cluster"))
+            Err(crate::peers::another_cluster("a node", cluster))
         }
     }
 }

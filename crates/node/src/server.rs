@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_store::{
-    Forwarder, NodeId, OnApplied, ProposalService, RaftService, ShardId, Shards, StoreConfig,
-    StoreError,
+    Forwarder, NodeId, OnApplied, PeerSecret, PeerSecurity, ProposalService, RaftService, ShardId,
+    Shards, StoreConfig, StoreError,
 };
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -30,6 +30,7 @@ use crate::peers::PeerService;
 use crate::pressure::{self, Pressure};
 use crate::query::QueryService;
 use crate::silence::{Reports, Silence};
+use crate::transport::TlsStore;
 use crate::visibility::Visibility;
 use crate::{clock, count, gauges, heartbeat, members, outbox, sys_topics, wills};
 
@@ -52,6 +53,8 @@ impl Server {
     /// [`StartError`]: a port or the data folder cannot be had.
     pub(crate) async fn start(config: Config, health: Arc<Health>) -> Result<Self, StartError> {
         let node = NodeId(config.node.id);
+        let tls = Arc::new(TlsStore::load(&config)?);
+        let security = peer_security(&config, &tls)?;
         let cluster_socket = bind_cluster(&config).await?;
         let mut listeners = Vec::new();
         for (place, listener) in config.listeners.iter().enumerate() {
@@ -64,13 +67,19 @@ impl Server {
             let dispatch = Arc::clone(&dispatch);
             Arc::new(move |shard, index, applied| dispatch.on_applied(shard, index, applied))
         };
-        let shards = Shards::start(store_config(&config, members.clone()), on_applied)
+        let shards = Shards::start(store_config(&config, members.clone(), security), on_applied)
             .await
             .map_err(store)?;
         dispatch.set_shards(&shards);
         let connections = TaskTracker::new();
         let drain = Drain::new(config.shutdown.clone(), connections.clone());
-        let broker = broker((config, drain), (node, members), shards, dispatch, health)?;
+        let broker = broker(
+            (config, drain, tls),
+            (node, members),
+            shards,
+            dispatch,
+            health,
+        )?;
         let mut server = Self {
             broker,
             tasks: JoinSet::new(),
@@ -96,7 +105,10 @@ impl Server {
                 .add_service(ProposalService::server(Arc::clone(&broker.shards)))
                 .add_service(PeerService::server(Arc::clone(broker)))
                 .add_service(QueryService::server(Arc::clone(broker)))
-                .serve_with_incoming(raft_store::incoming(socket));
+                .serve_with_incoming(raft_store::incoming(
+                    socket,
+                    broker.shards.security().clone(),
+                ));
             self.tasks.spawn(async move {
                 if let Err(error) = server.await {
                     tracing::error!(%error, "the cluster port stopped");
@@ -115,6 +127,7 @@ impl Server {
         self.tasks.spawn(gauges::keep(Arc::clone(broker)));
         self.tasks.spawn(disk::watch(Arc::clone(broker)));
         self.tasks.spawn(sys_topics::run(Arc::clone(broker)));
+        self.tasks.spawn(Arc::clone(&broker.tls).watch());
     }
 
     fn spawn_outboxes(&mut self) {
@@ -196,7 +209,7 @@ async fn listen(broker: Arc<Broker>, mut listener: Listener, connections: TaskTr
 }
 
 fn broker(
-    (config, drain): (Config, Drain),
+    (config, drain, tls): (Config, Drain, Arc<TlsStore>),
     (node, members): (NodeId, BTreeMap<NodeId, String>),
     shards: Arc<Shards>,
     dispatch: Arc<Dispatch>,
@@ -209,7 +222,7 @@ fn broker(
         .iter()
         .filter(|(peer, _)| **peer != node)
         .map(|(peer, a)| (*peer, a));
-    let visibility = Visibility::new(peers).map_err(address)?;
+    let visibility = Visibility::new(peers, shards.security()).map_err(address)?;
     let scram = scram(&config)?;
     let cluster = &config.cluster;
     let gap_max = cluster.lease;
@@ -240,6 +253,7 @@ fn broker(
         overload,
         outbox_full: watch::Sender::new(false),
         scram,
+        tls,
         drain,
         disk: Disk::default(),
     }))
@@ -253,6 +267,25 @@ fn scram(config: &Config) -> Result<Option<Scram>, StartError> {
     let scram = Scram::new(ScramUsers::read(path)?)
         .map_err(|error| StartError::failed("cannot offer SCRAM-SHA-256", error))?;
     Ok(Some(scram))
+}
+
+/// How nodes make sure of each other.
+fn peer_security(config: &Config, tls: &TlsStore) -> Result<PeerSecurity, StartError> {
+    let secret_file = config.cluster.secret_file.as_ref();
+    if let Some(tls) = tls.cluster() {
+        if secret_file.is_some() {
+            tracing::warn!("cluster.secret_file is not looked at: cluster.tls is set");
+        }
+        return Ok(PeerSecurity::Tls(tls));
+    }
+    let Some(path) = secret_file else {
+        return Ok(PeerSecurity::Open);
+    };
+    let wrong = |problem: String| StartError::file("cluster.secret_file", path, problem);
+    let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let secret = PeerSecret::new(bytes.trim_ascii_end());
+    let secret = secret.ok_or_else(|| wrong("a secret has at least 16 bytes".to_owned()))?;
+    Ok(PeerSecurity::Secret(secret))
 }
 
 /// A single node has no cluster port: nobody is to talk to it there.
@@ -283,7 +316,11 @@ fn unused_address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 7400))
 }
 
-fn store_config(config: &Config, peers: BTreeMap<NodeId, String>) -> StoreConfig {
+fn store_config(
+    config: &Config,
+    peers: BTreeMap<NodeId, String>,
+    security: PeerSecurity,
+) -> StoreConfig {
     let cluster = &config.cluster;
     StoreConfig {
         node: NodeId(config.node.id),
@@ -295,6 +332,7 @@ fn store_config(config: &Config, peers: BTreeMap<NodeId, String>) -> StoreConfig
         election_timeout: cluster.election_timeout,
         block_cache_bytes: config.storage.block_cache_bytes,
         snapshot_after: config.storage.snapshot_after,
+        security,
     }
 }
 

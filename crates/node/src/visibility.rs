@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use raft_store::{NodeId, ShardId, peer_channel};
+use raft_store::{NodeId, PeerSecurity, ShardId, peer_channel};
 use tokio::time::sleep;
 use tonic::transport::Channel;
 
@@ -46,10 +46,11 @@ impl Visibility {
     /// A peer's address is not a valid `host:port`.
     pub(crate) fn new<'a>(
         peers: impl Iterator<Item = (NodeId, &'a String)>,
+        security: &PeerSecurity,
     ) -> Result<Self, tonic::transport::Error> {
         let mut clients = Vec::new();
         for (peer, address) in peers {
-            clients.push((peer, PeersClient::new(peer_channel(address)?)));
+            clients.push((peer, PeersClient::new(peer_channel(address, security)?)));
         }
         Ok(Self { clients })
     }

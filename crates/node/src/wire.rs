@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use codec::{Decoder, Packet, ProtocolVersion, ReasonCode, encode};
+use futures::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use crate::budget::{Budget, Share};
 use crate::count::{self, PacketCounts};
+use crate::transport::{Reader, Transport, Writer};
 
 /// How long a last packet may take to reach the socket before it is closed.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
@@ -36,7 +36,7 @@ thread_local! {
 /// Appends what has arrived to `input`, at most `max` bytes (above 0); 0 bytes: the client closed the
 /// connection. Cancel-safe.
 pub(crate) async fn read(
-    reader: &mut OwnedReadHalf,
+    reader: &mut Reader,
     input: &mut BytesMut,
     max: usize,
 ) -> io::Result<usize> {
@@ -59,8 +59,8 @@ pub(crate) async fn read(
 
 /// Writes what waits. An emptied buffer is given back: it may be large, and nothing may follow for
 /// long. Cancel-safe.
-pub(crate) async fn write(writer: &mut OwnedWriteHalf, output: &mut BytesMut) -> io::Result<usize> {
-    let written = writer.write_buf(output).await?;
+pub(crate) async fn write(writer: &mut Writer, output: &mut BytesMut) -> io::Result<usize> {
+    let written = writer.write(output).await?;
     if output.is_empty() {
         *output = BytesMut::new();
     }
@@ -71,9 +71,9 @@ pub(crate) async fn write(writer: &mut OwnedWriteHalf, output: &mut BytesMut) ->
 #[derive(Debug)]
 pub(crate) struct Wire {
     /// From the client.
-    pub(crate) reader: OwnedReadHalf,
+    pub(crate) reader: Reader,
     /// To the client.
-    pub(crate) writer: OwnedWriteHalf,
+    pub(crate) writer: Writer,
     /// What was read and is not decoded yet.
     pub(crate) input: BytesMut,
     /// What waits for the socket.
@@ -87,8 +87,8 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    pub(crate) fn new(stream: TcpStream, decoder: Decoder, budget: &Arc<Budget>) -> Self {
-        let (reader, writer) = stream.into_split();
+    pub(crate) fn new(transport: Transport, decoder: Decoder, budget: &Arc<Budget>) -> Self {
+        let (reader, writer) = transport.into_split();
         Self {
             reader,
             writer,
@@ -145,7 +145,13 @@ impl Wire {
     /// # Errors
     /// The client is gone.
     pub(crate) async fn flush(&mut self) -> io::Result<()> {
-        self.writer.write_all_buf(&mut self.output).await
+        self.writer.write_all_buf(&mut self.output).await?;
+        self.writer.flush().await
+    }
+
+    /// Something waits for the socket.
+    pub(crate) fn has_output(&self) -> bool {
+        !self.output.is_empty() || self.writer.is_unflushed()
     }
 
     /// The node has no memory for more of a first packet.
@@ -155,10 +161,8 @@ impl Wire {
 
     /// The client has closed the connection already. What it sent before is kept.
     pub(crate) fn is_gone(&mut self) -> bool {
-        match self.reader.try_read_buf(&mut self.input) {
-            Ok(bytes) => bytes == 0,
-            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
-        }
+        let read = read(&mut self.reader, &mut self.input, READ_BYTES_MAX).now_or_never();
+        matches!(read, Some(Ok(0) | Err(_)))
     }
 
     /// Writes what waits and closes the socket, within a bounded time.

@@ -19,6 +19,7 @@ use tonic::{Code, Request, Status};
 use crate::entry::EntryError;
 use crate::ids::{NodeId, ShardId};
 use crate::proto::holdfast::raft::v1::raft_client::RaftClient;
+use crate::security::PeerSecurity;
 use crate::type_config::{PeerAddress, TypeConfig};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -44,6 +45,7 @@ pub(crate) type RpcError = RPCError<TypeConfig>;
 pub(crate) struct Connections {
     cluster: String,
     from: NodeId,
+    security: PeerSecurity,
     peers: Mutex<BTreeMap<(u64, String), Arc<Peer>>>,
 }
 
@@ -68,10 +70,11 @@ pub(crate) struct Clients {
 }
 
 impl Connections {
-    pub(crate) fn new(cluster: String, from: NodeId) -> Self {
+    pub(crate) fn new(cluster: String, from: NodeId, security: PeerSecurity) -> Self {
         Self {
             cluster,
             from,
+            security,
             peers: Mutex::new(BTreeMap::new()),
         }
     }
@@ -111,9 +114,9 @@ impl Connections {
         metadata.insert(FROM_KEY, u64::from(self.from.0).into());
         metadata.insert(TO_KEY, node.into());
         let clients = endpoint(address).map(|endpoint| Clients {
-            bulk: client(&endpoint),
-            snapshots: client(&endpoint),
-            control: client(&endpoint),
+            bulk: client(&endpoint, &self.security),
+            snapshots: client(&endpoint, &self.security),
+            control: client(&endpoint, &self.security),
         });
         Peer {
             node,
@@ -142,8 +145,8 @@ pub(crate) fn endpoint(address: &str) -> Option<Endpoint> {
     Some(endpoint)
 }
 
-fn client(endpoint: &Endpoint) -> RaftClient<Channel> {
-    RaftClient::new(endpoint.connect_lazy())
+fn client(endpoint: &Endpoint, security: &PeerSecurity) -> RaftClient<Channel> {
+    RaftClient::new(security.channel(endpoint.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }

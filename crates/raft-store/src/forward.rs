@@ -24,6 +24,7 @@ use crate::proto::holdfast::propose::v1::proposals_client::ProposalsClient;
 use crate::proto::holdfast::propose::v1::proposals_server::{Proposals, ProposalsServer};
 use crate::proto::holdfast::propose::v1::propose_reply::Outcome;
 use crate::proto::holdfast::propose::v1::{ProposeReply, ProposeRequest};
+use crate::security::{PeerSecurity, refuse_peer};
 use crate::shard::Shard;
 use crate::shards::Shards;
 
@@ -38,7 +39,10 @@ const MESSAGE_BYTES_MAX: usize = 512 * 1024 * 1024;
 ///
 /// # Errors
 /// The address is not a valid `host:port`.
-pub fn peer_channel(address: &str) -> Result<Channel, tonic::transport::Error> {
+pub fn peer_channel(
+    address: &str,
+    security: &PeerSecurity,
+) -> Result<Channel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?
         .connect_timeout(Duration::from_millis(500))
         .tcp_nodelay(true)
@@ -48,7 +52,7 @@ pub fn peer_channel(address: &str) -> Result<Channel, tonic::transport::Error> {
         .keep_alive_while_idle(true)
         .initial_stream_window_size(8 * 1024 * 1024)
         .initial_connection_window_size(16 * 1024 * 1024);
-    Ok(endpoint.connect_lazy())
+    Ok(security.channel(endpoint))
 }
 
 /// Finds the leader and hands it a batch.
@@ -74,7 +78,7 @@ impl Forwarder {
             if *peer != node {
                 links.insert(
                     *peer,
-                    ProposalLink::new(*peer, peer_channel(address)?, &cluster),
+                    ProposalLink::new(*peer, peer_channel(address, shards.security())?, &cluster),
                 );
             }
         }
@@ -115,6 +119,12 @@ impl Forwarder {
             }
             _ = moved => Err(WriteError::Unknown),
         }
+    }
+
+    /// How this node and its peers make sure of each other.
+    #[must_use]
+    pub fn security(&self) -> &PeerSecurity {
+        self.shards.security()
     }
 
     /// Follows [`Shard::installs_watch`] of this node's replica.
@@ -356,6 +366,9 @@ impl Proposals for ProposalService {
         let cluster = request.metadata().get(CLUSTER_KEY);
         if cluster.is_none_or(|cluster| cluster.as_bytes() != self.shards.cluster_name().as_bytes())
         {
+            let peer = request.remote_addr().map(|address| address.ip());
+            let peer = peer.map_or_else(String::new, |address| address.to_string());
+            refuse_peer(&peer, "cluster", "batches for another cluster");
             return Err(Status::permission_denied("another cluster"));
         }
         let this = self.clone();

@@ -41,6 +41,7 @@ mod pace;
 pub mod proposer;
 mod replica;
 mod retention;
+pub mod security;
 pub mod service;
 pub mod shard;
 pub mod shards;
@@ -86,7 +87,8 @@ pub use machine::{
 };
 pub use proposer::{Proposer, ProposerCore, Waiter};
 pub use replica::OnApplied;
-pub use service::{RaftService, incoming, server_builder};
+pub use security::{PeerSecret, PeerSecurity, PeerTls, incoming, refuse_peer};
+pub use service::{RaftService, server_builder};
 pub use shard::Shard;
 pub use shards::{Shards, StorageHealth, StoreConfig};
 pub use state::{StateKey, StateRecord};

@@ -4,8 +4,7 @@
 //! wrong machine, or a node of another cluster on a reused address, must never be counted or
 //! listened to.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt, Stream, StreamExt, stream};
@@ -15,10 +14,8 @@ use openraft::raft::{
     TransferLeaderError, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
 use openraft::storage::Snapshot;
-use tokio::net::TcpListener;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::connections::{
@@ -33,6 +30,7 @@ use crate::held_answers::{Answer, Unanswered, hold_back};
 use crate::ids::ShardId;
 use crate::proto::holdfast::raft::v1 as wire;
 use crate::proto::holdfast::raft::v1::raft_server::{Raft, RaftServer};
+use crate::security::refuse_peer;
 use crate::shard::Shard;
 use crate::shards::Shards;
 use crate::snapshot::incoming::{ReceptionError, first_part, head_from_wire, receive};
@@ -45,12 +43,7 @@ type Answers = stream::BoxStream<'static, Answer>;
 /// The Raft service of this node, to be mounted on its cluster port.
 pub struct RaftService {
     shards: Arc<Shards>,
-    /// Whose refusal was logged.
-    refused: Mutex<BTreeSet<String>>,
 }
-
-/// Refusals are logged once for this many senders; a stranger cannot fill memory with names.
-const REFUSED_MAX: usize = 64;
 
 /// Streams per connection: one per shard, and the calls besides.
 const STREAMS_MAX: u32 = 8192;
@@ -62,11 +55,7 @@ impl RaftService {
     /// [`server_builder`].
     #[must_use]
     pub fn new(shards: Arc<Shards>) -> RaftServer<Self> {
-        let service = Self {
-            shards,
-            refused: Mutex::new(BTreeSet::new()),
-        };
-        RaftServer::new(service)
+        RaftServer::new(Self { shards })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
@@ -86,10 +75,14 @@ impl RaftService {
                 false => Ok(()),
             };
         }
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        if refused.len() < REFUSED_MAX && refused.insert(format!("{cluster}/{from}/{to}")) {
-            tracing::error!(cluster, from, to, own_cluster, %own_node, "refused Raft messages meant for another node or cluster");
-        }
+        let reason = match cluster == own_cluster {
+            true => "node",
+            false => "cluster",
+        };
+        let detail = format!(
+            "Raft messages for node {to:?} of cluster {cluster:?}; this is {own_node} of {own_cluster:?}"
+        );
+        refuse_peer(&format!("node {from}"), reason, &detail);
         Err(Status::failed_precondition(format!(
             "this is node {own_node} of cluster {own_cluster:?}"
         )))
@@ -113,15 +106,6 @@ pub fn server_builder() -> Server {
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(SENDER_PING_EVERY))
         .http2_keepalive_timeout(Some(SENDER_PING_EVERY))
-}
-
-/// The connections of a listening socket, for a server from [`server_builder`].
-///
-/// tonic sets no option on sockets that it did not open: without this, small messages wait up to 40 ms
-/// for the delayed acknowledgement of the ones before.
-#[must_use]
-pub fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 fn malformed(error: EntryError) -> Status {
@@ -466,6 +450,7 @@ mod tests {
             election_timeout: (Duration::from_millis(500), Duration::from_millis(1000)),
             block_cache_bytes: 1 << 20,
             snapshot_after: 100_000,
+            security: crate::PeerSecurity::Open,
         };
         Shards::start(config, Arc::new(|_, _, _| {})).await.unwrap()
     }
@@ -486,7 +471,6 @@ mod tests {
         let shards = single_node(folder.path()).await;
         let service = RaftService {
             shards: Arc::clone(&shards),
-            refused: Mutex::default(),
         };
         for request in [
             vote("other", 1),
@@ -498,7 +482,6 @@ mod tests {
                 Code::FailedPrecondition
             );
         }
-        assert_eq!(service.refused.lock().unwrap().len(), 3);
         // Ours, but of no known format.
         assert_eq!(
             service.vote(vote("test", 1)).await.unwrap_err().code(),

@@ -22,6 +22,7 @@ use crate::log_store::LogStore;
 use crate::log_writer::{LogWriter, LogWriterThread};
 use crate::network::NetworkFactory;
 use crate::replica::{OnApplied, Replica};
+use crate::security::PeerSecurity;
 use crate::shard::{Shard, ShardRaft};
 use crate::state_machine::StateMachine;
 use crate::type_config::PeerAddress;
@@ -59,6 +60,8 @@ pub struct StoreConfig {
     /// `storage.snapshot_after`, log entries of a shard: so many after the last time its state is
     /// made durable and its log cut off behind it.
     pub snapshot_after: u64,
+    /// How this node and its peers make sure of each other.
+    pub security: PeerSecurity,
 }
 
 /// The state of this node's storage.
@@ -121,7 +124,11 @@ impl Shards {
             tokio::task::spawn_blocking(move || open(&config, &on_applied)).await
         };
         let opened = opened.map_err(|error| StoreError::Configuration(error.to_string()))??;
-        let connections = Arc::new(Connections::new(config.cluster_name.clone(), config.node));
+        let connections = Arc::new(Connections::new(
+            config.cluster_name.clone(),
+            config.node,
+            config.security.clone(),
+        ));
 
         let mut shards = Vec::new();
         for (id, (log, replica)) in (0..).map(ShardId).zip(opened.replicas) {
@@ -216,6 +223,12 @@ impl Shards {
     #[must_use]
     pub fn cluster_name(&self) -> &str {
         &self.config.cluster_name
+    }
+
+    /// How this node and its peers make sure of each other.
+    #[must_use]
+    pub fn security(&self) -> &PeerSecurity {
+        &self.config.security
     }
 
     /// Whether [`Self::shutdown`] was called: peers are told at once.
@@ -459,6 +472,7 @@ mod tests {
             ),
             block_cache_bytes: 0,
             snapshot_after: 100_000,
+            security: PeerSecurity::Open,
         }
     }
 

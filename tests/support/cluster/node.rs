@@ -66,6 +66,8 @@ impl Node {
             auth,
             admin: admin_lines,
             snapshot_after,
+            cluster: cluster_lines,
+            listeners,
             storage,
             ..
         } = options;
@@ -80,6 +82,7 @@ listen = "{cluster}"
 advertise = "{advertised}"
 peers = [{peers}]
 shards = {shards}
+{cluster_lines}
 
 [storage]
 snapshot_after = {snapshot_after}
@@ -89,6 +92,7 @@ snapshot_after = {snapshot_after}
 name = "tcp"
 kind = "mqtt"
 bind = "{mqtt}"
+{listeners}
 
 [limits]
 inflight_max = {inflight_max}

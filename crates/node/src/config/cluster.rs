@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::later;
+use super::listener::file;
 use super::reader::{Reader, Section};
 use super::value::Table;
 
@@ -40,6 +41,24 @@ pub struct ClusterConfig {
     /// `node_down_after`: silent this long, a node is declared down; wills and expiry start.
     /// Default 5s: above `lease` + `quorum_lost_after`, so that it has closed its clients itself.
     pub node_down_after: Duration,
+    /// `secret_file`: what all nodes know and show each other, at least 16 bytes; the line's end does
+    /// not count. Not looked at with `[cluster.tls]`. Default none: whoever reaches the port is
+    /// believed to be a node.
+    pub secret_file: Option<PathBuf>,
+    /// `[cluster.tls]`: nodes show each other certificates, and what they say is encrypted.
+    pub tls: Option<ClusterTls>,
+}
+
+/// `[cluster.tls]`, all three files or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterTls {
+    /// `cert`: this node's certificate, for both sides of a connection, PEM. It names the hosts in
+    /// `cluster.peers`.
+    pub cert: PathBuf,
+    /// `key`: its private key, PEM.
+    pub key: PathBuf,
+    /// `ca`: who signs the certificates of nodes and of nobody else, PEM.
+    pub ca: PathBuf,
 }
 
 impl ClusterConfig {
@@ -91,9 +110,12 @@ pub(super) fn read(reader: &mut Reader, root: &mut Table) -> ClusterConfig {
         .into_iter()
         .filter(|key| section.is_written(key))
         .collect();
-    let config = keys(&mut section);
-    later::cluster(&mut section);
+    let mut config = keys(&mut section);
+    let mut tls = section.sub("tls");
+    let files = ["cert", "key", "ca"].map(|key| file(&mut tls, key));
+    tls.finish();
     section.finish();
+    config.tls = cluster_tls(reader, files);
     for key in member_keys.iter().filter(|_| config.is_single_node()) {
         let key = format!("cluster.{key}");
         reader.conflict(
@@ -138,7 +160,22 @@ fn keys(section: &mut Section<'_>) -> ClusterConfig {
         lease: section.duration("lease", ms(1_000), timeouts.clone()),
         quorum_lost_after: section.duration("quorum_lost_after", ms(3_000), timeouts.clone()),
         node_down_after: section.duration("node_down_after", ms(5_000), timeouts),
+        secret_file: file(section, "secret_file"),
+        tls: None,
     }
+}
+
+fn cluster_tls(reader: &mut Reader, files: [Option<PathBuf>; 3]) -> Option<ClusterTls> {
+    let keys = ["cluster.tls.cert", "cluster.tls.key", "cluster.tls.ca"];
+    if files.iter().any(Option::is_some) && files.iter().any(Option::is_none) {
+        reader.conflict(&keys, "cert, key and ca belong together: all three or none");
+    }
+    let [cert, key, ca] = files;
+    Some(ClusterTls {
+        cert: cert?,
+        key: key?,
+        ca: ca?,
+    })
 }
 
 const NAME: &str = "1 to 64 letters, digits, '.', '_' or '-'";

@@ -7,7 +7,7 @@
 
 use super::reader::{Reader, Section, boolean};
 use super::units::{parse_duration, parse_size};
-use super::value::{Kind, Table, Value, quote};
+use super::value::{Kind, Table, Value};
 
 const MISSING: &str = "not available in this version";
 
@@ -52,26 +52,6 @@ fn means(value: &Value, literal: &str) -> bool {
 
 /// An empty path or name: the feature is off.
 const OFF: &str = r#""""#;
-
-/// Keys of `[cluster]` and `[cluster.tls]`: nodes talk in the clear for now.
-pub(super) fn cluster(section: &mut Section<'_>) {
-    section.later("secret_file", OFF, &[]);
-    let mut tls = section.sub("tls");
-    for key in ["cert", "key", "ca"] {
-        tls.later(key, OFF, &[]);
-    }
-    tls.finish();
-}
-
-/// Keys of one `[[listener]]`.
-pub(super) fn listener(section: &mut Section<'_>) {
-    section.later("proxy_protocol", r#""off""#, &[]);
-    for key in ["cert", "key", "client_ca"] {
-        section.later(key, OFF, &[]);
-    }
-    section.later("client_cert", r#""none""#, &[]);
-    section.later("identity_from", r#""username""#, &[]);
-}
 
 /// Keys of `[auth]`.
 pub(super) fn auth(section: &mut Section<'_>) {
@@ -121,13 +101,4 @@ fn refuse_list(reader: &mut Reader, root: &mut Table, name: &str) {
     if let Some(first) = first {
         reader.complain(name, &first, format!("{MISSING}: leave it out"));
     }
-}
-
-/// Refuses a word that is known but whose feature is not there, e.g. `kind = "wss"`.
-pub(super) fn refuse_word(word: &str, available: &str) -> String {
-    format!(
-        "{} is {MISSING}; available: {}",
-        quote(word),
-        quote(available)
-    )
 }

@@ -174,8 +174,8 @@ fn a_file_variable_holds_the_value_of_a_key_unless_it_is_a_key_itself() {
     let path = secret.to_str().unwrap();
     let loaded = load("", &[("HOLDFAST_NODE__NAME_FILE", path)], &[]).unwrap();
     assert_eq!(loaded.config.node.name, "from-file");
-    let error = load("", &[("HOLDFAST_CLUSTER__SECRET_FILE", path)], &[]).unwrap_err();
-    assert!(error.to_string().contains("cluster.secret_file"), "{error}");
+    let loaded = load("", &[("HOLDFAST_CLUSTER__SECRET_FILE", path)], &[]).unwrap();
+    assert_eq!(loaded.config.cluster.secret_file, Some(secret));
     let error = load("", &[("HOLDFAST_NODE__NAME_FILE", "/nowhere/at/all")], &[]).unwrap_err();
     assert!(
         error
@@ -364,14 +364,7 @@ fn a_wrong_value_for_clients_is_answered_with_what_is_allowed() {
 fn a_feature_that_is_not_built_yet_is_refused_by_its_key() {
     let missing = "not available in this version";
     for (text, key) in [
-        ("[cluster]\nsecret_file = \"/s\"\n", "cluster.secret_file"),
-        ("[cluster.tls]\ncert = \"/c\"\n", "cluster.tls.cert"),
         ("[storage]\ndisk_max = \"1GiB\"\n", "storage.disk_max"),
-        ("[[listener]]\nkind = \"wss\"\n", "listener.0.kind"),
-        (
-            "[[listener]]\nproxy_protocol = \"v1v2\"\n",
-            "listener.0.proxy_protocol",
-        ),
         ("[auth]\nhttp = { url = \"http://x\" }\n", "auth.http.url"),
         ("[shutdown]\ngrace = \"5s\"\n", "shutdown.grace"),
         ("[otlp]\nsample = 1.0\n", "otlp.sample"),
@@ -489,6 +482,127 @@ fn listeners_must_have_distinct_names_and_addresses() {
     config(
         "[[listener]]\nbind=\"127.0.0.1:0\"\n[[listener]]\nbind=\"127.0.0.1:0\"\n[admin]\nbind=\"127.0.0.1:0\"\n",
     );
+}
+
+const TLS: &str = "[[listener]]\nkind = \"mqtts\"\ncert = \"/c\"\nkey = \"/k\"\n";
+
+#[test]
+fn a_listener_has_the_certificates_that_its_kind_needs() {
+    let listener = &config(&format!(
+        "{TLS}client_ca = \"/a\"\nclient_cert = \"optional\"\n"
+    ))
+    .listeners[0];
+    assert_eq!(listener.kind, ListenerKind::Mqtts);
+    let tls = listener.tls.as_ref().unwrap();
+    assert_eq!(tls.client_cert, ClientCertificate::Optional);
+    assert_eq!(tls.client_ca, Some(PathBuf::from("/a")));
+    for kind in ["mqtts", "wss"] {
+        refused(
+            &format!("[[listener]]\nkind = \"{kind}\"\ncert = \"/c\"\n"),
+            "2: listener.0.kind",
+            "key is missing",
+        );
+        refused(
+            &format!("[[listener]]\nkind = \"{kind}\"\nkey = \"/c\"\n"),
+            "2: listener.0.kind",
+            "cert is missing",
+        );
+    }
+    for kind in ["mqtt", "ws"] {
+        for (key, value) in [
+            ("cert", "/c"),
+            ("key", "/k"),
+            ("client_ca", "/a"),
+            ("client_cert", "required"),
+        ] {
+            refused(
+                &format!("[[listener]]\nkind = \"{kind}\"\n{key} = \"{value}\"\n"),
+                &format!("3: listener.0.{key}"),
+                "only kinds mqtts and wss",
+            );
+        }
+    }
+    refused(
+        &format!("{TLS}client_cert = \"required\"\n"),
+        "5: listener.0.client_cert",
+        "client_ca",
+    );
+    refused(
+        &format!("{TLS}client_ca = \"/a\"\n"),
+        "5: listener.0.client_ca",
+        "client_cert = \"optional\" or \"required\"",
+    );
+}
+
+#[test]
+fn an_identity_needs_certificates_of_clients() {
+    for from in ["cert_cn", "cert_san"] {
+        refused(
+            &format!("{TLS}identity_from = \"{from}\"\n"),
+            "5: listener.0.identity_from",
+            "client_cert = \"optional\" or \"required\"",
+        );
+        config(&format!(
+            "{TLS}client_ca = \"/a\"\nclient_cert = \"required\"\nidentity_from = \"{from}\"\n"
+        ));
+    }
+    // A proxy tells of the common name alone.
+    let proxied = "[[listener]]\nproxy_protocol = \"v1v2\"\n";
+    config(&format!("{proxied}identity_from = \"cert_cn\"\n"));
+    refused(
+        &format!("{proxied}identity_from = \"cert_san\"\n"),
+        "3: listener.0.identity_from",
+        "client_cert",
+    );
+    refused(
+        "[[listener]]\nproxy_protocol = \"v3\"\n",
+        "2: listener.0.proxy_protocol",
+        "\"v1v2\"",
+    );
+}
+
+#[test]
+fn a_unix_listener_has_the_path_of_its_socket() {
+    let unix = "[[listener]]\nkind = \"unix\"\n";
+    let listener = &config(&format!("{unix}bind = \"/run/mqtt.sock\"\n")).listeners[0];
+    assert_eq!(listener.bind, Bind::Path(PathBuf::from("/run/mqtt.sock")));
+    assert!(listener.bind.is_loopback());
+    refused(
+        unix,
+        "1: listener.0.bind: ",
+        "missing: expected the absolute path",
+    );
+    for wrong in ["127.0.0.1:1883", "mqtt.sock", ""] {
+        refused(
+            &format!("{unix}bind = \"{wrong}\"\n"),
+            "3: listener.0.bind",
+            "the absolute path of a socket",
+        );
+    }
+    refused(
+        "[[listener]]\nbind = \"/run/mqtt.sock\"\n",
+        "2: listener.0.bind",
+        "IP:PORT",
+    );
+    refused(
+        &format!("{unix}bind = \"/a\"\n{unix}bind = \"/a\"\n"),
+        "6: listener.1.bind",
+        "same address",
+    );
+}
+
+#[test]
+fn the_files_of_cluster_tls_belong_together() {
+    let all = "[cluster.tls]\ncert = \"/c\"\nkey = \"/k\"\nca = \"/a\"\n";
+    let tls = config(all).cluster.tls.unwrap();
+    assert_eq!(tls.ca, PathBuf::from("/a"));
+    for missing in ["cert = \"/c\"\n", "key = \"/k\"\n", "ca = \"/a\"\n"] {
+        refused(
+            &all.replace(missing, ""),
+            "3: cluster.tls.",
+            "all three or none",
+        );
+    }
 }
 
 #[test]

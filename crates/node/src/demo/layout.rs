@@ -118,7 +118,10 @@ fn node(arguments: &DemoArguments, dir: &Path, id: u8) -> Result<DemoNode, Start
         StartError::failed(format!("cannot write {}", config_file.display()), error)
     })?;
     let config = load(&config_file)?;
-    let listener = config.listeners.first().map(|listener| listener.bind);
+    let listener = config
+        .listeners
+        .first()
+        .and_then(|listener| listener.bind.address());
     Ok(DemoNode {
         id: config.node.id,
         mqtt: listener.ok_or_else(|| {

@@ -47,6 +47,14 @@ pub const STORAGE_FREE_BYTES: &str = "holdfast_storage_free_bytes";
 pub const STORAGE_FREE_LIMIT_BYTES: &str = "holdfast_storage_free_limit_bytes";
 /// 1 while a peer answers. Label `peer`.
 pub const PEER_UP: &str = "holdfast_peer_up";
+/// Connections and calls of peers that were refused (raft-store). Label `reason`: `tls`, `secret`,
+/// `timeout`, `cluster`, `node`.
+pub const PEER_REFUSED_TOTAL: &str = "holdfast_peer_refused_total";
+/// Until when a listener's certificate is good. Label `listener`.
+pub const TLS_CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS: &str =
+    "holdfast_tls_certificate_expiry_timestamp_seconds";
+/// Changed files of certificates. Label `result`: `reloaded`, `failed`.
+pub const TLS_RELOADS_TOTAL: &str = "holdfast_tls_reloads_total";
 /// Batches proposed (raft-store). Label `result`.
 pub const RAFT_PROPOSALS_TOTAL: &str = "holdfast_raft_proposals_total";
 /// Entries per log write (raft-store).
@@ -205,7 +213,7 @@ pub const VIOLATION_REASONS: [(u8, &str); 15] = [
 ];
 
 /// Every metric of this version; those of the process are in `metrics/process.rs`.
-pub const TABLE: [Metric; 73] = [
+pub const TABLE: [Metric; 76] = [
     gauge(CONNECTIONS, "Client connections open now."),
     counter(CONNECTIONS_OPENED_TOTAL, "Client connections accepted."),
     counter(
@@ -269,6 +277,18 @@ pub const TABLE: [Metric; 73] = [
         "Free bytes below which clients publish nothing at QoS 1 or 2 here.",
     ),
     gauge(PEER_UP, "1 while the peer answers heartbeats, else 0."),
+    counter(
+        PEER_REFUSED_TOTAL,
+        "Connections and calls between nodes that were refused, by reason: another certificate, secret, cluster or node, or no handshake in time.",
+    ),
+    gauge(
+        TLS_CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS,
+        "Until when the certificate in use is good, in seconds since 1970; the listener cluster is the cluster port.",
+    ),
+    counter(
+        TLS_RELOADS_TOTAL,
+        "Changed files of certificates, by result: taken over, or failed so that the old one stays.",
+    ),
     counter(
         RAFT_PROPOSALS_TOTAL,
         "Command batches proposed to shards, by result.",

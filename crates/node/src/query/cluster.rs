@@ -49,7 +49,10 @@ impl Cluster {
     pub(crate) fn new(broker: Arc<Broker>) -> Result<Self, tonic::transport::Error> {
         let mut peers = BTreeMap::new();
         for (peer, address) in broker.peers() {
-            peers.insert(peer, QueryClient::new(peer_channel(address)?));
+            peers.insert(
+                peer,
+                QueryClient::new(peer_channel(address, broker.shards.security())?),
+            );
         }
         Ok(Self { broker, peers })
     }

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use codec::Timestamp;
 use raft_store::db::{self, Budget, Owner};
 use raft_store::{
-    Answers, Applied, Batch, Effect, NodeId, OnApplied, ProposalService, ProposerId, RaftService,
-    RouteTarget, Shard, ShardId, Shards, StoreConfig, StoreError, WriteError, server_builder,
+    Answers, Applied, Batch, Effect, NodeId, OnApplied, PeerSecurity, ProposalService, ProposerId,
+    RaftService, RouteTarget, Shard, ShardId, Shards, StoreConfig, StoreError, WriteError,
+    server_builder,
 };
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -118,6 +119,7 @@ impl Cluster {
             election_timeout: (Duration::from_millis(500), Duration::from_millis(1000)),
             block_cache_bytes: 1 << 20,
             snapshot_after: self.snapshot_after,
+            security: PeerSecurity::Open,
         }
     }
 
@@ -301,7 +303,8 @@ impl Node {
         let listener = listener.into_std().unwrap();
         let server = Runtime::new().unwrap();
         server.spawn(async move {
-            let incoming = raft_store::incoming(TcpListener::from_std(listener).unwrap());
+            let incoming =
+                raft_store::incoming(TcpListener::from_std(listener).unwrap(), PeerSecurity::Open);
             router.serve_with_incoming(incoming).await.unwrap();
         });
         self.server = Some(server);
