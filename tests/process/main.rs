@@ -34,6 +34,7 @@ mod offline_queue;
 mod openapi;
 mod publisher_failover;
 mod quorum_lost;
+mod reload;
 mod resume_qos1;
 mod resume_qos2;
 mod resumption_time;

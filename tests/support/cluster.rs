@@ -373,6 +373,22 @@ impl Cluster {
             .expect("this cluster was started with proxies")
     }
 
+    /// Changes a node's configuration file, for its next start or [`hang_up`](Self::hang_up).
+    ///
+    /// # Panics
+    /// When the file can't be changed.
+    pub fn reconfigure(&self, id: NodeId, change: impl FnOnce(String) -> String) {
+        let path = configuration_path(self.directory.path(), id);
+        let text = std::fs::read_to_string(&path).expect("it was written");
+        std::fs::write(path, change(text)).expect("it is writable");
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&mut self, id: NodeId) {
+        self.history.note(format!("SIGHUP node {id}"));
+        self.signal(id, Signal::HUP);
+    }
+
     /// SIGTERM.
     pub fn terminate(&mut self, id: NodeId) {
         self.history.note(format!("SIGTERM node {id}"));

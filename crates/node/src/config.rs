@@ -228,5 +228,7 @@ fn check_admin_address(reader: &mut Reader, admin: &AdminConfig, listeners: &[Li
 }
 
 #[cfg(test)]
+mod mistakes;
+#[cfg(test)]
 #[path = "config/tests.rs"]
 mod tests;

@@ -36,7 +36,7 @@ fn config(text: &str) -> Config {
 }
 
 /// The problems of a file, one line each, with the folder's name taken off.
-fn problems(text: &str) -> Vec<String> {
+pub(super) fn problems(text: &str) -> Vec<String> {
     lines(&load(text, &[], &[]).unwrap_err())
 }
 
