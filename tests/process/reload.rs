@@ -64,6 +64,11 @@ async fn a_reload_takes_over_what_it_can_and_names_the_rest() {
     assert_eq!(answer(&cluster, "second").await, ReasonCode::QuotaExceeded);
     cluster.reconfigure(1, |text| text.replace("connect_rate = \"many\"", ""));
     cluster.hang_up(1);
-    logged(&cluster, &["configuration reloaded", "limits.sessions_max"], 2).await;
+    logged(
+        &cluster,
+        &["configuration reloaded", "limits.sessions_max"],
+        2,
+    )
+    .await;
     assert_eq!(answer(&cluster, "second").await, ReasonCode::Success);
 }

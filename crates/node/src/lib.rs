@@ -123,14 +123,19 @@ pub async fn run(Loaded { config, entries }: Loaded, reread: Reread) -> Result<(
     let reloader = Arc::new(Reloader::new(Arc::clone(server.broker()), reread, entries));
     count::config_reloaded();
     admin.attach(server.broker())?;
-    admin.on_config_reload(by_request(&reloader));
+    admin.on_config_reload(by_request(&reloader, Reloader::reload));
+    admin.on_tls_reload(by_request(&reloader, Reloader::reload_tls));
     tell_systemd(NotifyState::Ready);
     loop {
         tokio::select! {
             asked = signals.next() => match asked {
                 Asked::Stop => break,
-                // A mistake is logged, and everything stays as it was.
-                Asked::Reload => drop(tokio::task::block_in_place(|| reloader.reload())),
+                Asked::Reload => tokio::task::block_in_place(|| {
+                    // A mistake is logged, and everything stays as it was.
+                    if reloader.reload().is_ok() && let Err(error) = admin.reload_tokens() {
+                        tracing::error!(%error, "the tokens of the admin port stay as they were");
+                    }
+                }),
             },
             failure = server.failed() => return Err(failure),
         }
@@ -144,11 +149,14 @@ pub async fn run(Loaded { config, entries }: Loaded, reread: Reread) -> Result<(
         .map_err(|error| StartError::failed("the admin port stopped", error))
 }
 
-/// What `POST /config/reload` does.
-fn by_request(reloader: &Arc<Reloader>) -> admin::Reload {
+/// What a request to read something again does.
+fn by_request<T: serde::Serialize + 'static, E: std::fmt::Display + 'static>(
+    reloader: &Arc<Reloader>,
+    reload: fn(&Reloader) -> Result<T, E>,
+) -> admin::Reload {
     let reloader = Arc::clone(reloader);
     Box::new(move || {
-        let reloaded = reloader.reload().map_err(|error| error.to_string())?;
+        let reloaded = reload(&reloader).map_err(|error| error.to_string())?;
         serde_json::to_value(reloaded).map_err(|error| error.to_string())
     })
 }

@@ -36,6 +36,15 @@ pub(crate) struct Reloaded {
     needs_restart: Vec<String>,
 }
 
+/// What a look at the certificates found.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct TlsReloaded {
+    /// Listeners with a new certificate.
+    changed: Vec<String>,
+    /// Listeners whose files are as they were.
+    unchanged: Vec<String>,
+}
+
 impl Reloader {
     /// `entries`: what the node was started with.
     pub(crate) fn new(broker: Arc<Broker>, reread: Reread, entries: Vec<Entry>) -> Self {
@@ -54,6 +63,8 @@ impl Reloader {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = (self.reread)().and_then(|loaded| {
             self.take_over(&loaded)?;
+            // A certificate that is not good leaves the old one in use, and is logged by itself.
+            drop(self.reload_tls());
             Ok(compare(&mut entries, loaded.entries))
         });
         match &outcome {
@@ -71,6 +82,27 @@ impl Reloader {
             }
         }
         outcome
+    }
+
+    /// Looks at the certificates of all listeners and of the cluster port. Reads from the disk.
+    ///
+    /// # Errors
+    /// A sentence for each whose new files are not good: the old certificate stays in use.
+    pub(crate) fn reload_tls(&self) -> Result<TlsReloaded, String> {
+        let mut reloaded = TlsReloaded::default();
+        let mut problems = Vec::new();
+        for looked in self.broker.tls.reload() {
+            match looked.result {
+                Ok(true) => reloaded.changed.push(looked.listener),
+                Ok(false) => reloaded.unchanged.push(looked.listener),
+                Err(problem) => problems.push(format!("{}: {problem}", looked.listener)),
+            }
+        }
+        if problems.is_empty() {
+            Ok(reloaded)
+        } else {
+            Err(problems.join("; "))
+        }
     }
 
     fn take_over(&self, loaded: &Loaded) -> Result<(), StartError> {

@@ -120,7 +120,12 @@ fn each_mistake_gets_a_message_that_names_place_key_and_fix() {
         let said = problems(text);
         assert_eq!(said.len(), 1, "{text}\n{said:#?}");
         let line = said.first().unwrap();
-        write!(page, "\n```toml\n{text}\n```\n\n> {}\n", line.replace('<', "&lt;")).unwrap();
+        write!(
+            page,
+            "\n```toml\n{text}\n```\n\n> {}\n",
+            line.replace('<', "&lt;")
+        )
+        .unwrap();
         assert!(
             line.starts_with(|first: char| first.is_ascii_digit()),
             "no line of the file in: {line}"
