@@ -38,7 +38,7 @@ fn strings(list: &Value) -> Vec<String> {
 struct Pods {
     names: Vec<String>,
     network: String,
-    _files: TempDir,
+    files: TempDir,
 }
 
 impl Drop for Pods {
@@ -75,7 +75,7 @@ impl Pods {
         let mut pods = Self {
             names: Vec::new(),
             network,
-            _files: files,
+            files,
         };
         for number in 0..sts["spec"]["replicas"].as_u64().expect("a number") {
             pods.start_one(engine, sts, number).await;
@@ -112,7 +112,7 @@ impl Pods {
         assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
         arguments.push("--read-only");
         let mounts = container["volumeMounts"].as_array().expect("a list").iter();
-        let folder = self._files.path().display().to_string();
+        let folder = self.files.path().display().to_string();
         let mounts: Vec<String> = mounts
             .map(|mount| (mount["name"].as_str(), mount["mountPath"].as_str()))
             .filter_map(|(name, path)| match (name?, path?) {
