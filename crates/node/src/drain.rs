@@ -79,7 +79,7 @@ pub(crate) struct Drain {
 }
 
 /// From one drain to the next.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Period {
     /// Cancelled when nobody is to be accepted any more.
     accepting: CancellationToken,
@@ -204,9 +204,12 @@ impl Broker {
         if !force && let Some(reason) = self.quorum_critical() {
             return Err(DrainRefused::QuorumCritical(reason));
         }
-        let broker = Arc::clone(self);
         let limit = limit.unwrap_or(self.drain.config.drain_timeout);
-        tokio::spawn(async move { broker.drain(limit).await });
+        // At once, so that whoever asks next sees that it has begun.
+        if let Some(period) = self.begin_drain() {
+            let broker = Arc::clone(self);
+            tokio::spawn(async move { broker.carry_out_drain(limit, &period).await });
+        }
         Ok(())
     }
 
@@ -230,10 +233,19 @@ impl Broker {
 
     /// Drains this node, or waits until a drain under way is over. Returns early if it is called off.
     pub(crate) async fn drain(&self, limit: Duration) {
-        let (accepting, called_off) = {
-            let period = self.drain.period();
-            (period.accepting.clone(), period.called_off.clone())
-        };
+        if let Some(period) = self.begin_drain() {
+            return self.carry_out_drain(limit, &period).await;
+        }
+        let called_off = self.drain.period().called_off.clone();
+        let mut stage = self.drain.watch();
+        let over = stage.wait_for(|stage| *stage == Stage::Drained);
+        let in_time = timeout(limit.saturating_add(CLOSE_TIMEOUT), over);
+        drop(called_off.run_until_cancelled(in_time).await);
+    }
+
+    /// `None`: one is under way, or over.
+    fn begin_drain(&self) -> Option<Period> {
+        let period = self.drain.period().clone();
         let is_first = self.drain.stage.send_if_modified(|stage| {
             let is_first = *stage == Stage::Serving;
             if is_first {
@@ -241,15 +253,12 @@ impl Broker {
             }
             is_first
         });
-        if is_first {
-            let steps = self.drain_step_by_step(limit, &accepting);
-            called_off.run_until_cancelled(steps).await;
-            return;
-        }
-        let mut stage = self.drain.watch();
-        let over = stage.wait_for(|stage| *stage == Stage::Drained);
-        let in_time = timeout(limit.saturating_add(CLOSE_TIMEOUT), over);
-        drop(called_off.run_until_cancelled(in_time).await);
+        is_first.then_some(period)
+    }
+
+    async fn carry_out_drain(&self, limit: Duration, period: &Period) {
+        let steps = self.drain_step_by_step(limit, &period.accepting);
+        period.called_off.run_until_cancelled(steps).await;
     }
 
     async fn drain_step_by_step(&self, limit: Duration, accepting: &CancellationToken) {
