@@ -14,11 +14,13 @@ use crate::error::StartError;
 use crate::version;
 
 mod metric;
+mod names;
 mod process;
 mod table;
 
 pub use self::metric::{Metric, MetricType};
-pub use self::table::*;
+pub use self::names::*;
+pub use self::table::TABLE;
 
 /// How often recorded samples are folded into their histograms; bounds the memory they wait in.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);

@@ -103,9 +103,9 @@ const MISTAKES: &[&str] = &[
     "[admin]\nbind = \"0.0.0.0:8080\"",
     "[admin]\nmetrics_auth = \"true\"",
     // Not in this version.
-    "[otlp]\nendpoint = \"http://collector:4317\"",
-    "[[bridge]]\naddress = \"other:1883\"",
-    "[auth]\nhttp = { url = \"http://auth/\" }",
+    "[otlp]\nendpoint = \"http://127.0.0.1:4317\"",
+    "[[bridge]]\naddress = \"mqtt.example.com:1883\"",
+    "[auth]\nhttp = { url = \"http://127.0.0.1/\" }",
 ];
 
 #[test]
