@@ -8,10 +8,9 @@ use crate::tools::{checkout, read};
 
 /// Named by an alert or a panel, and not there yet. Empty when all families of the operator's contract
 /// are.
-pub(crate) const AWAITED: [&str; 3] = [
+pub(crate) const AWAITED: [&str; 2] = [
     "holdfast_acl_checks_total",
     "holdfast_delivery_duration_seconds",
-    "holdfast_tls_certificate_expiry_timestamp_seconds",
 ];
 
 /// `holdfast_` and `process_` names in a text, without the suffixes of histograms.

@@ -530,7 +530,17 @@ async fn a_paused_client_is_served() {
 #[tokio::test]
 async fn without_memory_new_connections_are_refused() {
     let name = "without_memory_new_connections_are_refused";
-    let cluster = node(name, "memory_high = \"1MiB\"").await;
+    let options = ClusterOptions {
+        nodes: 1,
+        limits: "memory_high = \"1MiB\"",
+        unready: true,
+        ..options()
+    };
+    let cluster = Cluster::start(name, options).await;
+    wait_until("unready for its memory", IN_TIME, async || {
+        matches!(cluster.get(1, "/readyz").await, Some((503, text)) if text == "memory: limits.memory_high: new connections are refused\n")
+    })
+    .await;
     for version in VERSIONS {
         let connack = refused(&cluster, transient("c", version)).await;
         let expected = match version {

@@ -364,9 +364,7 @@ fn a_wrong_value_for_clients_is_answered_with_what_is_allowed() {
 fn a_feature_that_is_not_built_yet_is_refused_by_its_key() {
     let missing = "not available in this version";
     for (text, key) in [
-        ("[storage]\ndisk_max = \"1GiB\"\n", "storage.disk_max"),
         ("[auth]\nhttp = { url = \"http://x\" }\n", "auth.http.url"),
-        ("[shutdown]\ngrace = \"5s\"\n", "shutdown.grace"),
         ("[otlp]\nsample = 1.0\n", "otlp.sample"),
     ] {
         refused(text, &format!("2: {key} = "), missing);
@@ -377,10 +375,8 @@ fn a_feature_that_is_not_built_yet_is_refused_by_its_key() {
 
 #[test]
 fn off_and_the_default_of_such_a_feature_are_fine_however_written() {
-    config(
-        "[sys_topics]\nenabled = false\n[admin]\nui = false\n[storage]\nmin_free_disk = 0\ndisk_max = \"0B\"\n",
-    );
-    config("[shutdown]\ndrain_timeout = \"1m\"\n");
+    config("[sys_topics]\nenabled = false\n[admin]\nui = false\n");
+    config("[auth]\nhttp = { url = \"\", cache = \"1m\" }\n");
     let environment = [
         ("HOLDFAST_OTLP__SAMPLE", "0.01"),
         ("HOLDFAST_ADMIN__UI", "false"),
