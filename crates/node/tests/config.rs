@@ -155,12 +155,9 @@ fn each_mistake_is_one_line_with_file_line_key_and_what_is_allowed() {
         &["/nowhere/holdfast.toml", "No such file"],
     );
     refused(
-        &["config", "check", "--set", "storage.disk_max=1GiB"],
+        &["config", "check", "--set", "otlp.sample=1.0"],
         2,
-        &[
-            "--set storage.disk_max=1GiB",
-            "not available in this version",
-        ],
+        &["--set otlp.sample=1.0", "not available in this version"],
     );
     refused(
         &["run", "--node-id", "0"],
