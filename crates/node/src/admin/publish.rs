@@ -303,13 +303,18 @@ impl Sending<'_> {
 
     fn share(&mut self, message: &Message, groups: Vec<SharedRoute>) {
         for SharedRoute { filter, place } in groups {
-            let waiter = SharedWaiter {
+            // Nobody answers for a message at QoS 0.
+            let waiter = (message.qos != Qos::AtMostOnce).then(|| SharedWaiter {
                 mailbox: Arc::clone(&self.mailbox),
                 tag: TAG,
-            };
+            });
+            if waiter.is_some() {
+                self.awaited = self.awaited.saturating_add(1);
+            } else {
+                self.outcome.matched = true;
+            }
             let publisher = (self.publisher.clone(), NEVER_FENCED);
-            let shared = SharedMessage::published(publisher, filter, message, Some(waiter));
-            self.awaited = self.awaited.saturating_add(1);
+            let shared = SharedMessage::published(publisher, filter, message, waiter);
             self.life.share(shared, place);
         }
     }
