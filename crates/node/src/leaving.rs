@@ -52,9 +52,12 @@ impl Leaving {
         let stage = *stage.borrow_and_update();
         match (self, stage) {
             (_, Stage::AtOnce | Stage::Drained) => Self::Over,
+            // Also when the drain is called off: what was not taken and not sent meanwhile comes only on
+            // another connection.
+            (Self::Finishing(_) | Self::Over, _) => self,
             (_, Stage::Serving | Stage::Announced | Stage::Closed) => Self::No,
             (Self::No, Stage::Leaving { since }) => Self::At(drain.turn(since)),
-            (Self::At(_) | Self::Finishing(_) | Self::Over, Stage::Leaving { .. }) => self,
+            (Self::At(_), Stage::Leaving { .. }) => self,
         }
     }
 }
