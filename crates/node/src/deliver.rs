@@ -266,7 +266,9 @@ impl Connection {
         (stored, waited_s): (&StoredMessage, u32),
         transmission: Transmission,
     ) {
-        if !self.may_receive(&stored.message.topic) {
+        // At QoS 2 the client may have it and wait for PUBREL: to it the id is taken.
+        let is_known = transmission == Transmission::Repeated && delivery.qos == Qos::ExactlyOnce;
+        if !is_known && !self.may_receive(&stored.message.topic) {
             count::dropped("acl");
             self.complete_unsent(packet_id, (delivery.qos, ReasonCode::NotAuthorized));
             return;
