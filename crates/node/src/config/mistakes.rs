@@ -142,8 +142,8 @@ fn each_mistake_gets_a_message_that_names_place_key_and_fix() {
 
 /// Places in the file without the folder that the test keeps it in.
 fn without_folder(line: &str) -> String {
-    let word = |word: &str| match word.find("holdfast.toml:") {
-        Some(at) if word.starts_with('(') => format!("({}", &word[at..]),
+    let word = |word: &str| match word.split_once("holdfast.toml:") {
+        Some((_, place)) if word.starts_with('(') => format!("(holdfast.toml:{place}"),
         Some(_) | None => word.to_owned(),
     };
     let words: Vec<String> = line.split(' ').map(word).collect();
