@@ -64,6 +64,7 @@ impl Bench {
             receive_maximum: 65_535,
             limits: SessionLimits::default(),
             will: None,
+            owner: None,
         };
         let connected = self.apply(vec![encode_command(&Command::Connect(Box::new(connect)))]);
         let Some(Response::Connected { epoch, .. }) = connected else {

@@ -13,6 +13,8 @@
     reason = "tests fail by panicking, and whatever they do not expect is a failure"
 )]
 
+mod access;
+mod acl;
 mod admin;
 mod authentication;
 mod boundary;
@@ -20,6 +22,7 @@ mod bounds;
 mod bulk;
 mod cluster_security;
 mod commands;
+mod credentials;
 mod disk;
 mod drain;
 mod exchange;
@@ -32,6 +35,7 @@ mod limits;
 mod load;
 mod offline_queue;
 mod openapi;
+mod ownership;
 mod publisher_failover;
 mod quorum_lost;
 mod reload;

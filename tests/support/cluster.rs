@@ -58,7 +58,7 @@ pub struct ClusterOptions {
     pub snapshot_after: u64,
     /// Further lines of the section `[storage]`.
     pub storage: &'static str,
-    /// Lines of the section `[auth]`.
+    /// Lines of the section `[auth]`; sections of their own may follow.
     pub auth: String,
     /// Further lines of the section `[cluster]`; sections of their own may follow.
     pub cluster: String,
@@ -66,6 +66,8 @@ pub struct ClusterOptions {
     pub listeners: String,
     /// Further lines of the section `[admin]`.
     pub admin: String,
+    /// `log.level`.
+    pub log: &'static str,
     /// Nothing else may run beside it: for tests that measure time.
     pub alone: bool,
     /// Many tests use it, and it takes no turn: whoever starts it limits how many there are.
@@ -98,6 +100,7 @@ impl ClusterOptions {
             cluster: String::new(),
             listeners: String::new(),
             admin: String::new(),
+            log: "info",
             alone: false,
             shared: false,
             shim: false,
@@ -393,6 +396,12 @@ impl Cluster {
     pub fn terminate(&mut self, id: NodeId) {
         self.history.note(format!("SIGTERM node {id}"));
         self.signal(id, Signal::TERM);
+    }
+
+    /// Gives every node's configuration other lines in the section `[auth]`; who runs does not look.
+    pub fn set_auth(&mut self, auth: String) {
+        self.options.auth = auth;
+        self.write_configurations();
     }
 
     /// SIGTERM; returns when the process has ended by itself.

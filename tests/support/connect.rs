@@ -3,6 +3,7 @@
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use bytes::Bytes;
 use codec::{Connack, Connect, ProtocolVersion, ReasonCode, Utf8, Will};
 
 /// The versions that every scenario runs for.
@@ -28,6 +29,8 @@ pub struct ConnectOptions {
     pub keep_alive_s: u16,
     /// Its delay and the properties of its message: v5 only.
     pub will: Option<Will>,
+    /// User name and password.
+    pub credentials: Option<(String, String)>,
 }
 
 impl ConnectOptions {
@@ -42,6 +45,7 @@ impl ConnectOptions {
             receive_maximum: None,
             keep_alive_s: 0,
             will: None,
+            credentials: None,
         }
     }
 
@@ -82,6 +86,15 @@ impl ConnectOptions {
         }
     }
 
+    /// With a user name and a password.
+    #[must_use]
+    pub fn credentials(self, user: &str, password: &str) -> Self {
+        Self {
+            credentials: Some((user.to_owned(), password.to_owned())),
+            ..self
+        }
+    }
+
     /// With Keep Alive.
     #[must_use]
     pub fn keep_alive_s(self, keep_alive_s: u16) -> Self {
@@ -112,15 +125,20 @@ impl ConnectOptions {
     /// The packet.
     ///
     /// # Panics
-    /// When the client id is not legal UTF-8 for MQTT.
+    /// When the client id or the user name is not legal UTF-8 for MQTT.
     #[must_use]
     pub fn packet(&self) -> Connect {
         let client_id = Utf8::try_from(self.client_id.as_str()).expect("a legal client id");
         let is_v5 = self.version == ProtocolVersion::V5;
+        let credentials = self.credentials.as_ref();
+        let user =
+            credentials.map(|(user, _)| Utf8::try_from(user.as_str()).expect("a legal user name"));
         Connect {
             clean_start: self.clean_start,
             keep_alive_s: self.keep_alive_s,
             will: self.will.clone(),
+            username: user,
+            password: credentials.map(|(_, password)| Bytes::from(password.clone())),
             session_expiry_interval: is_v5.then_some(self.session_expiry_interval_s),
             receive_maximum: self
                 .receive_maximum

@@ -1,13 +1,27 @@
-//! Enhanced authentication (MQTT 5.0, section 4.12): the exchange of AUTH packets, before CONNACK and
-//! again on an open connection. One method is built in, SCRAM-SHA-256.
+//! Who a client is: passwords, tokens, certificates and enhanced authentication (MQTT 5.0, section 4.12),
+//! of which one method is built in, SCRAM-SHA-256; who is banned; and what a reload of all that means for
+//! clients that are connected. docs/security.md is the reference.
 
+mod bans;
+mod credentials;
 mod exchange;
+mod login;
+mod passwords;
+mod policy;
+mod principal;
+mod recheck;
 mod repeated;
 pub(crate) mod scram;
 mod scram_file;
+mod signatures;
+mod throttle;
+mod tokens;
 
-pub(crate) use exchange::{Failure, Identity, Proof, authenticate};
+pub use credentials::CredentialsError;
+pub(crate) use exchange::{Failure, Identity, Proof};
+pub(crate) use login::{Logins, THROTTLED, login, way};
+pub use passwords::hash_password;
+pub(crate) use policy::AccessPolicy;
+pub(crate) use principal::Principal;
 pub(crate) use repeated::Reauthentication;
-pub(crate) use scram::Scram;
-pub(crate) use scram_file::ScramUsers;
-pub use scram_file::{ScramFileError, ScramUser};
+pub use scram_file::ScramUser;

@@ -11,7 +11,7 @@ use raft_store::{
 
 use tokio::sync::watch;
 
-use crate::auth::Scram;
+use crate::auth::{AccessPolicy, Logins};
 use crate::config::{Config, LimitsConfig};
 use crate::disk::Disk;
 use crate::dispatch::Dispatch;
@@ -62,8 +62,10 @@ pub(crate) struct Broker {
     pub(crate) overload: Overload,
     /// Some outbox of this node's replicas holds more than its bound.
     pub(crate) outbox_full: watch::Sender<bool>,
-    /// Who may authenticate by SCRAM, if anybody.
-    pub(crate) scram: Option<Scram>,
+    /// Who is let in and what they may do.
+    pub(crate) access: watch::Sender<Arc<AccessPolicy>>,
+    /// Logins under way, and those that failed.
+    pub(crate) logins: Logins,
     /// Certificates of the listeners and of the cluster port.
     pub(crate) tls: Arc<TlsStore>,
     /// How it leaves.

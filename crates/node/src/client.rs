@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use codec::{ClientId, ProtocolVersion};
+use codec::{ClientId, ProtocolVersion, TopicName};
 use raft_store::{Command, Epoch, Holder, ShardId};
 
-use crate::auth::Identity;
+use crate::acl::Rights;
+use crate::auth::{AccessPolicy, Identity, Principal};
 use crate::broker::Broker;
 use crate::end::End;
 use crate::life::Life;
@@ -34,7 +35,15 @@ pub(crate) struct Client {
     pub(crate) packet_bytes_max: usize,
     /// The client's Topic Alias Maximum.
     pub(crate) topic_alias_maximum: u16,
-    /// Who it has shown to be, by enhanced authentication.
+    /// Who it has shown to be.
+    pub(crate) principal: Principal,
+    /// What that was decided by, and its rights.
+    pub(crate) policy: Arc<AccessPolicy>,
+    /// What it may do.
+    pub(crate) rights: Rights,
+    /// Where its will is published.
+    pub(crate) will_topic: Option<TopicName>,
+    /// How it has shown who it is, if by enhanced authentication.
     pub(crate) identity: Option<Arc<Identity>>,
     /// The client takes Reason Strings.
     pub(crate) wants_reasons: bool,
@@ -55,19 +64,12 @@ pub(crate) struct Origin {
     pub(crate) listener: Arc<str>,
     /// When it was accepted.
     pub(crate) since: Instant,
-    /// A client without identity is admitted there.
-    pub(crate) anonymous: bool,
+    /// It comes from this host: the listener is bound to a loopback address or is a socket in the file
+    /// system, and no proxy says otherwise.
+    pub(crate) is_local: bool,
     /// Who it is by the certificate that it has shown, if the listener's `identity_from` says so. The
     /// certificate was verified, here or by the proxy in front.
     pub(crate) certificate_identity: Option<Arc<str>>,
-}
-
-impl Origin {
-    /// A CONNECT without credentials is admitted: the listener allows it, or a certificate has said
-    /// already who this is.
-    pub(crate) fn admits_without_credentials(&self) -> bool {
-        self.anonymous || self.certificate_identity.is_some()
-    }
 }
 
 impl Client {

@@ -9,6 +9,7 @@
 //! - Every problem names place, key, value and what is allowed; all problems are reported at once.
 //! - The set of known keys is what the sections ask for: there is no second list to keep in step.
 
+mod acl;
 mod admin;
 mod auth;
 mod cluster;
@@ -28,8 +29,9 @@ mod sys_topics;
 mod units;
 mod value;
 
+pub use acl::{AclRule, Actions, Permission, Who};
 pub use admin::AdminConfig;
-pub use auth::{AnonymousAccess, AuthConfig};
+pub use auth::{AnonymousAccess, AuthConfig, JwtConfig};
 pub use cluster::{ClusterConfig, ClusterTls, HostPort, Peer};
 pub use error::{ConfigError, Problem};
 pub use limits::{LimitsConfig, MemoryHigh, QueueOverflow};
@@ -74,6 +76,8 @@ pub struct Config {
     pub storage: StorageConfig,
     /// `[auth]`.
     pub auth: AuthConfig,
+    /// `[[acl]]`, in order.
+    pub acl: Vec<AclRule>,
     /// `[admin]`.
     pub admin: AdminConfig,
     /// `[log]`.
@@ -126,6 +130,7 @@ impl Loaded {
 fn known_keys() -> BTreeSet<String> {
     let mut reader = Reader::default();
     read(&mut reader, Table::new());
+    acl::know_keys(&mut reader);
     reader.known_keys()
 }
 
@@ -148,6 +153,8 @@ fn read(reader: &mut Reader, mut root: Table) -> Config {
     let limits = limits::read(reader, &mut root, &mqtt);
     let storage = storage::read(reader, &mut root);
     let auth = auth::read(reader, &mut root);
+    let acl = acl::read(reader, &mut root);
+    acl::check_groups(reader, &acl, auth.jwt.is_configured());
     let admin = admin::read(reader, &mut root);
     let log = log::read(reader, &mut root);
     let shutdown = shutdown::read(reader, &mut root);
@@ -164,6 +171,7 @@ fn read(reader: &mut Reader, mut root: Table) -> Config {
         limits,
         storage,
         auth,
+        acl,
         admin,
         log,
         shutdown,

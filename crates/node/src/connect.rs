@@ -8,17 +8,17 @@ use std::sync::Arc;
 use codec::{
     ClientId, Connack, Connect, Decoder, Limits, Packet, ProtocolVersion, ReasonCode, Utf8, Will,
 };
-use raft_store::{Command, Ending, Epoch, Holder, Incarnation, Response, ShardId};
-use session::{Input, QueueOverflow, Session, SessionLimits};
+use raft_store::{Command, Ending, Epoch, Holder, Incarnation, Refusal, Response, ShardId};
+use session::{Input, Session, SessionLimits};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::acl::Rights;
+use crate::admission::{Admitted, check_will, keep_alive, live_limits, session_limits};
 use crate::auth::{self, Failure, Proof};
-use crate::backlog::LiveLimits;
 use crate::broker::Broker;
 use crate::client::{Client, Origin};
 use crate::clock;
-use crate::config::{self, LimitsConfig};
 use crate::connection::Connection;
 use crate::count::{self, SessionOutcome};
 use crate::end::End;
@@ -42,7 +42,7 @@ struct Terms {
     receive_maximum: u16,
     packet_bytes_max: usize,
     limits: SessionLimits,
-    /// Who the client has shown to be.
+    /// How the client has shown who it is, if by enhanced authentication.
     proof: Option<Proof>,
 }
 
@@ -75,15 +75,21 @@ pub(crate) async fn accept(
         }
         Ok(Err(error)) => return refuse_malformed(wire, &origin, &error).await,
     };
+    let policy = broker.access();
     let admitted = broker.drain.admit().and_then(|()| broker.overload.admit());
-    let anonymous = origin.admits_without_credentials();
-    let mut terms = match admitted.and_then(|()| admit(&broker, &connect, anonymous)) {
-        Ok(terms) => terms,
+    let admitted = admitted.and_then(|()| auth::way(&policy, &connect, &origin));
+    let checked = admitted.and_then(|way| Ok((way, admit(&broker, &connect)?)));
+    let (way, mut terms) = match checked {
+        Ok(checked) => checked,
         Err(refused) => return refuse(wire, &connect, &origin, refused).await,
     };
     // Before the session is touched: who fails here takes over nothing [MQTT-3.1.4-2].
-    terms.proof = match auth::authenticate(&broker, &mut wire, &connect).await {
-        Ok(proof) => proof,
+    let login = auth::login(&broker, (&policy, way), &mut wire, (&connect, &origin));
+    let principal = match login.await {
+        Ok((principal, proof)) => {
+            terms.proof = proof;
+            principal
+        }
         Err(Failure::Gone) => return,
         Err(Failure::Refused(reason_code, cause)) => {
             if cause == "protocol" {
@@ -98,26 +104,35 @@ pub(crate) async fn accept(
     {
         return refuse(wire, &connect, &origin, refused).await;
     }
-    open(broker, wire, origin, (connect, terms)).await;
+    let admitted = Admitted { principal, policy };
+    open(broker, wire, (origin, admitted), (connect, terms)).await;
 }
+
+/// This node may not serve now.
+const UNAVAILABLE: Refused = Refused {
+    reason_code: ReasonCode::ServerUnavailable,
+    cause: "no_lease",
+};
+
+/// The session belongs to another user.
+const NOT_OWNER: Refused = Refused {
+    reason_code: ReasonCode::NotAuthorized,
+    cause: "owner",
+};
 
 /// Opens the session and serves the connection.
 async fn open(
     broker: Arc<Broker>,
     mut wire: Wire,
-    origin: Origin,
+    (origin, admitted): (Origin, Admitted),
     (connect, mut terms): (Connect, Terms),
 ) {
-    let unavailable = Refused {
-        reason_code: ReasonCode::ServerUnavailable,
-        cause: "no_lease",
-    };
     if wire.is_gone() {
         // Read late, after a pause of this node: the client is somewhere else by now.
         return;
     }
     let Some(life) = broker.serving() else {
-        return refuse(wire, &connect, &origin, unavailable).await;
+        return refuse(wire, &connect, &origin, UNAVAILABLE).await;
     };
     let mailbox = Arc::new(Mailbox::new(live_limits(&broker), &broker.pressure));
     let connection = life.registry.open(&mailbox);
@@ -129,39 +144,39 @@ async fn open(
     if terms.assigned {
         terms.client_id = assigned_client_id(&holder).unwrap_or(terms.client_id);
     }
+    let rights = admitted.rights(&terms.client_id);
+    if let Err(refused) = check_will(&rights, &connect) {
+        life.registry.close(connection);
+        return refuse(wire, &connect, &origin, refused).await;
+    }
     let shard = broker.shard_of(&terms.client_id);
     let is_discarded = connect.clean_start && broker.knows(&terms.client_id);
     let (sender, mut answer) = oneshot::channel();
-    let command = Command::Connect(Box::new(connect_command(&connect, &terms, holder)));
+    let owner = admitted.principal.user.clone();
+    let command = connect_command(&connect, &terms, (holder, owner));
+    let command = Command::Connect(Box::new(command));
     life.propose(shard, &command, CommandWaiter::Task(sender));
     let answered = life
         .ended
         .run_until_cancelled(timeout(broker.config.mqtt.connect_timeout, &mut answer))
         .await;
     let response = answered.and_then(Result::ok).and_then(Result::ok);
-    let opened = match response {
-        Some(Response::Connected {
-            epoch,
-            session_present,
-            hosted,
-            formers,
-        }) => Opened {
-            epoch,
-            session_present,
-            hosted,
-            formers,
-            is_discarded,
-        },
-        other => {
+    let opened = match opened(response.as_ref(), is_discarded) {
+        Ok(opened) => opened,
+        Err(refused) => {
             life.registry.close(connection);
-            refuse(wire, &connect, &origin, unavailable).await;
-            if other.is_none() {
+            refuse(wire, &connect, &origin, refused).await;
+            if response.is_none() {
                 close_when_open(&life, shard, terms.client_id, answer).await;
             }
             return;
         }
     };
-    let client = client(&connect, &terms, origin, (shard, holder, &opened));
+    let client = client(
+        (&connect, &terms),
+        (origin, admitted, rights),
+        (shard, holder, &opened),
+    );
     begin(
         broker,
         life,
@@ -182,6 +197,32 @@ struct Opened {
     is_discarded: bool,
 }
 
+/// # Errors
+/// The session is another user's, or the shard did not open it in time.
+fn opened(response: Option<&Response>, is_discarded: bool) -> Result<Opened, Refused> {
+    if let Some(Response::Connected {
+        epoch,
+        session_present,
+        hosted,
+        formers,
+    }) = response
+    {
+        return Ok(Opened {
+            epoch: *epoch,
+            session_present: *session_present,
+            hosted: *hosted,
+            formers: *formers,
+            is_discarded,
+        });
+    }
+    let is_of_another = matches!(response, Some(Response::Refused(Refusal::NotOwner)));
+    Err(if is_of_another {
+        NOT_OWNER
+    } else {
+        UNAVAILABLE
+    })
+}
+
 /// The session is open: CONNACK, then the connection serves.
 async fn begin(
     broker: Arc<Broker>,
@@ -192,13 +233,9 @@ async fn begin(
 ) {
     if !broker.lease.is_held() {
         // Without its lease a node acknowledges nothing (G8).
-        let refused = Refused {
-            reason_code: ReasonCode::ServerUnavailable,
-            cause: "no_lease",
-        };
         life.registry.close(client.holder.connection);
         client.record_closed(&broker, &life, &End::never_open());
-        return refuse(wire, connect, &client.origin, refused).await;
+        return refuse(wire, connect, &client.origin, UNAVAILABLE).await;
     }
     if opened.formers {
         client.put_up_fences(&life);
@@ -234,11 +271,8 @@ async fn begin(
 }
 
 /// Checks what the packet alone and the configuration decide.
-fn admit(broker: &Broker, connect: &Connect, anonymous: bool) -> Result<Terms, Refused> {
+fn admit(broker: &Broker, connect: &Connect) -> Result<Terms, Refused> {
     let refused = |reason_code, cause| Err(Refused { reason_code, cause });
-    if !anonymous && connect.authentication_method.is_none() {
-        return refused(ReasonCode::NotAuthorized, "anonymous");
-    }
     let config = &broker.config;
     if let Some(will) = &connect.will {
         config.mqtt.check_will(will)?;
@@ -291,43 +325,11 @@ fn check_connack(broker: &Broker, connect: &Connect, terms: &Terms) -> Result<()
     })
 }
 
-/// Server Keep Alive binds v5 clients only [MQTT-3.2.2-21].
-fn keep_alive(connect: &Connect, max: Option<u16>) -> u16 {
-    let asked = connect.keep_alive_s;
-    match max {
-        Some(max) if connect.version == ProtocolVersion::V5 && (asked == 0 || asked > max) => max,
-        Some(_) | None => asked,
-    }
-}
-
-fn session_limits(limits: &LimitsConfig, receive_maximum: u16, v5: bool) -> SessionLimits {
-    SessionLimits {
-        inflight_max: limits.inflight_max,
-        // Before 5.0 a client cannot know our Receive Maximum; TCP bounds what it sends.
-        receive_maximum: if v5 { receive_maximum } else { u16::MAX },
-        queue_messages_max: u32::try_from(limits.queue_max_messages).unwrap_or(u32::MAX),
-        queue_bytes_max: limits.queue_max_bytes,
-        queue_overflow: match limits.queue_overflow {
-            config::QueueOverflow::Reject => QueueOverflow::Reject,
-            config::QueueOverflow::DropNewest => QueueOverflow::DropNewest,
-            config::QueueOverflow::DropOldest => QueueOverflow::DropOldest,
-            config::QueueOverflow::Disconnect => QueueOverflow::Disconnect,
-        },
-    }
-}
-
-/// A live mailbox holds as much as a session's queue.
-fn live_limits(broker: &Broker) -> LiveLimits {
-    let limits = broker.limits();
-    LiveLimits {
-        messages_max: usize::try_from(limits.queue_max_messages)
-            .unwrap_or(usize::MAX)
-            .max(1),
-        bytes_max: usize::try_from(limits.queue_max_bytes).unwrap_or(usize::MAX),
-    }
-}
-
-fn connect_command(connect: &Connect, terms: &Terms, holder: Holder) -> raft_store::Connect {
+fn connect_command(
+    connect: &Connect,
+    terms: &Terms,
+    (holder, owner): (Holder, Option<Utf8>),
+) -> raft_store::Connect {
     raft_store::Connect {
         client_id: terms.client_id.clone(),
         holder,
@@ -339,15 +341,16 @@ fn connect_command(connect: &Connect, terms: &Terms, holder: Holder) -> raft_sto
             message: will.message.detached(),
             delay_interval_s: will.delay_interval_s,
         }),
+        owner,
     }
 }
 
 fn client(
-    connect: &Connect,
-    terms: &Terms,
-    origin: Origin,
+    (connect, terms): (&Connect, &Terms),
+    (origin, admitted, rights): (Origin, Admitted, Rights),
     (shard, holder, opened): (ShardId, Holder, &Opened),
 ) -> Client {
+    let will = connect.will.as_ref();
     Client {
         client_id: terms.client_id.clone(),
         version: connect.version,
@@ -357,6 +360,10 @@ fn client(
         receive_maximum: terms.receive_maximum,
         packet_bytes_max: terms.packet_bytes_max,
         topic_alias_maximum: connect.topic_alias_maximum.unwrap_or(0),
+        principal: admitted.principal,
+        policy: admitted.policy,
+        rights,
+        will_topic: will.map(|will| will.message.topic.detached()),
         identity: terms
             .proof
             .as_ref()

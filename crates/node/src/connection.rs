@@ -14,16 +14,17 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use codec::{Disconnect, Packet, ProtocolVersion, ReasonCode, Timestamp};
-use raft_store::{Acknowledgement, Command, Ending, ShardId};
+use raft_store::{Acknowledgement, Command, ShardId};
 use session::Output;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::auth::Reauthentication;
+use crate::auth::{AccessPolicy, Reauthentication};
 use crate::broker::Broker;
 use crate::client::Client;
 use crate::clock;
 use crate::count::{self, Tally};
+use crate::deadline::wait_until;
 use crate::end::End;
 use crate::inbox::Unsent;
 use crate::lease::LeaseState;
@@ -52,9 +53,6 @@ const INPUT_BYTES_UNPROCESSED_MAX: usize = 64 * 1024;
 const MEMORY_LOOK: Duration = Duration::from_millis(50);
 /// How often a connection looks at a lost lease.
 const LEASE_LOOK: Duration = Duration::from_millis(50);
-/// Far enough for "no deadline".
-const NO_DEADLINE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-
 /// One client's open connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -89,6 +87,8 @@ pub(crate) struct Connection {
     pub(crate) waits_for: Option<Destination>,
     /// Deliveries too large for the client, to be completed as if acknowledged.
     pub(crate) discarded: VecDeque<Acknowledgement>,
+    /// Of what it subscribed to, something may not be delivered to it.
+    pub(crate) holds_back: bool,
     /// An authentication that the client has begun again.
     pub(crate) reauthentication: Option<Box<Reauthentication>>,
     had_capacity: bool,
@@ -96,7 +96,7 @@ pub(crate) struct Connection {
     pub(crate) leaving: Leaving,
     /// What the client may send in a second; `None`: as much as it likes.
     pub(crate) rates: Option<Box<ClientRates>>,
-    last_packet: Instant,
+    pub(crate) last_packet: Instant,
     /// Taken from the mailbox while there was no room for what follows from it.
     pub(crate) mail: VecDeque<Mail>,
     /// Live messages among that, and in the session's queue.
@@ -139,6 +139,7 @@ impl Connection {
             outbound_aliases: OutboundAliases::new(topic_alias_max),
             waits_for: None,
             discarded: VecDeque::new(),
+            holds_back: false,
             reauthentication: None,
             had_capacity: true,
             leaving: Leaving::No,
@@ -224,10 +225,12 @@ impl Connection {
         let mut stage = self.broker.drain.watch();
         // It may have begun before this connection did.
         stage.mark_changed();
-        let keep_alive = sleep_until(self.keep_alive_deadline());
-        tokio::pin!(keep_alive);
+        let mut access = self.broker.access.subscribe();
+        self.see_access(&mut access);
+        let deadline = sleep_until(self.deadline());
+        tokio::pin!(deadline);
         loop {
-            let worked = waking_at_the_end(|| self.work(&mut lease));
+            let worked = waking_at_the_end(|| self.work(&mut lease, &mut access));
             self.tally.tell(&mut self.wire.packets_sent);
             if let Some(end) = worked.err().or_else(|| self.end_of_leave()) {
                 return end;
@@ -277,18 +280,26 @@ impl Connection {
                 // The senders live as long as the broker.
                 _ = lease.changed() => {}
                 leaving = self.leaving.next(&self.broker.drain, &mut stage) => self.leaving = leaving,
-                () = &mut keep_alive => {
+                _ = access.changed() => access.mark_changed(),
+                () = &mut deadline => {
                     if !reads && self.has_room_for_output() {
                         // The client may have sent: it is this node that does not read.
                         self.last_packet = Instant::now();
                     }
-                    let deadline = self.keep_alive_deadline();
-                    if deadline <= Instant::now() {
-                        return End::closed(ReasonCode::KeepAliveTimeout, "keepalive");
+                    if let Err(end) = self.check_deadlines() {
+                        return end;
                     }
-                    keep_alive.as_mut().reset(deadline);
+                    deadline.as_mut().reset(self.deadline());
                 }
             }
+        }
+    }
+
+    /// A connection may have been admitted by a policy that is not in force any more.
+    fn see_access(&self, access: &mut watch::Receiver<Arc<AccessPolicy>>) {
+        let is_stale = !Arc::ptr_eq(&access.borrow_and_update(), &self.client.policy);
+        if is_stale {
+            access.mark_changed();
         }
     }
 
@@ -314,7 +325,11 @@ impl Connection {
     }
 
     /// Everything that can be done without waiting.
-    fn work(&mut self, lease: &mut watch::Receiver<LeaseState>) -> Result<(), End> {
+    fn work(
+        &mut self,
+        lease: &mut watch::Receiver<LeaseState>,
+        access: &mut watch::Receiver<Arc<AccessPolicy>>,
+    ) -> Result<(), End> {
         match *lease.borrow_and_update() {
             LeaseState::Held | LeaseState::Lost => {}
             LeaseState::Closing => {
@@ -322,6 +337,11 @@ impl Connection {
             }
         }
         self.now = clock::timestamp();
+        // Whatever comes after a reload is judged by it.
+        if access.has_changed().unwrap_or(false) {
+            let policy = Arc::clone(&access.borrow_and_update());
+            self.take_access(policy)?;
+        }
         if self.wants_mail(self.broker.lease.is_held()) {
             self.take_mail()?;
         }
@@ -453,42 +473,5 @@ impl Connection {
                 "a packet that a client must not send here [MQTT-3.1.0-2]",
             )),
         }
-    }
-
-    /// A Session Expiry Interval of 0 in CONNECT cannot become another one (section 3.14.2.2.2).
-    fn on_disconnect(&self, disconnect: &Disconnect) -> End {
-        let interval = disconnect.session_expiry_interval;
-        if interval.is_some_and(|s| s > 0) && self.client.session_expiry_interval_s == 0 {
-            return End::violation(
-                ReasonCode::ProtocolError,
-                "Session Expiry Interval raised from 0 by DISCONNECT (section 3.14.2.2.2)",
-            );
-        }
-        let max = self.broker.config.mqtt.session_expiry_max_s;
-        // With any other reason the client wants its will published [MQTT-3.14.4-3].
-        let ending = if disconnect.reason_code == ReasonCode::Success {
-            Ending::Normal
-        } else {
-            Ending::Abnormal
-        };
-        End::Disconnected {
-            session_expiry_interval_s: interval.map(|s| s.min(max)),
-            ending,
-        }
-    }
-
-    /// One and a half times the keep alive after the last packet [MQTT-3.1.2-22].
-    fn keep_alive_deadline(&self) -> Instant {
-        let keep_alive_s = u64::from(self.client.keep_alive_s);
-        if keep_alive_s == 0 {
-            return Instant::now() + NO_DEADLINE;
-        }
-        self.last_packet + Duration::from_millis(keep_alive_s.saturating_mul(1500))
-    }
-}
-
-async fn wait_until(instant: Option<Instant>) {
-    if let Some(instant) = instant {
-        sleep_until(instant).await;
     }
 }

@@ -9,7 +9,7 @@ use raft_store::ShardId;
 use session::DropCause;
 
 use crate::metrics::{
-    AUTH_ATTEMPTS_TOTAL, BUFFERS_BYTES, BYTES_RECEIVED_TOTAL, BYTES_SENT_TOTAL,
+    ACL_CHECKS_TOTAL, AUTH_ATTEMPTS_TOTAL, BUFFERS_BYTES, BYTES_RECEIVED_TOTAL, BYTES_SENT_TOTAL,
     CLIENTS_THROTTLED_TOTAL, CONFIG_LAST_RELOAD_SUCCESS_TIMESTAMP_SECONDS,
     CONNECT_DURATION_SECONDS, CONNECTIONS, CONNECTIONS_CLOSED_TOTAL, CONNECTIONS_OPENED_TOTAL,
     CONNECTIONS_REJECTED_TOTAL, DRAINING, MEMORY_LIMIT_BYTES, MESSAGES_DELIVERED_TOTAL,
@@ -62,10 +62,58 @@ pub(crate) fn connection_rejected(listener: &Arc<str>, reason: &'static str) {
     counter!(CONNECTIONS_REJECTED_TOTAL, &labels).increment(1);
 }
 
-/// An enhanced authentication is over.
-pub(crate) fn auth_attempt(accepted: bool) {
-    let result = if accepted { "accepted" } else { "refused" };
+/// What became of a login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LoginResult {
+    /// The client is who it says.
+    Accepted,
+    /// It is not, or left.
+    Refused,
+    /// Nobody looked: there were too many failures.
+    Throttled,
+}
+
+/// A client has shown who it is, or failed to.
+pub(crate) fn login(result: LoginResult) {
+    let result = match result {
+        LoginResult::Accepted => "accepted",
+        LoginResult::Refused => "refused",
+        LoginResult::Throttled => "throttled",
+    };
     counter!(AUTH_ATTEMPTS_TOTAL, "result" => result).increment(1);
+}
+
+/// What is checked against the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AclAction {
+    /// PUBLISH.
+    Publish,
+    /// A filter of SUBSCRIBE.
+    Subscribe,
+    /// The will of CONNECT.
+    Will,
+    /// A message to a client of which something is held back.
+    Receive,
+}
+
+/// Something was checked against the rules. Returns whether it is allowed.
+pub(crate) fn acl_check(action: AclAction, is_allowed: bool) -> bool {
+    static CHECKS: OnceLock<[[Counter; 2]; 4]> = OnceLock::new();
+    let [publish, subscribe, will, receive] = CHECKS.get_or_init(|| {
+        ["publish", "subscribe", "will", "receive"].map(|action| {
+            ["allow", "deny"]
+                .map(|result| counter!(ACL_CHECKS_TOTAL, "action" => action, "result" => result))
+        })
+    });
+    let [allowed, denied] = match action {
+        AclAction::Publish => publish,
+        AclAction::Subscribe => subscribe,
+        AclAction::Will => will,
+        AclAction::Receive => receive,
+    };
+    let counter = if is_allowed { allowed } else { denied };
+    counter.increment(1);
+    is_allowed
 }
 
 /// A client broke a rule.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use codec::{
     Ack, Packet, PacketId, PublishHeader, Qos, ReasonCode, Timestamp, TopicFilter, TopicForm,
+    TopicName,
 };
 use codec::{encode_publish, encoded_publish_len};
 use raft_store::{Acknowledgement, Command};
@@ -11,7 +12,7 @@ use session::{Body, Delivery, DropCause, Input, Output, Resend, StoredMessage, S
 
 use crate::clock;
 use crate::connection::Connection;
-use crate::count;
+use crate::count::{self, AclAction};
 use crate::end::End;
 use crate::session_place::SessionPlace;
 
@@ -38,6 +39,8 @@ impl Connection {
             hosted.awaiting_pubrel.extend(awaiting_pubrel);
             hosted.subscriptions = subscriptions.len();
         }
+        // They were granted on another connection, perhaps under other rules.
+        self.recheck_subscriptions(subscriptions.iter().map(|(filter, _)| filter));
         self.send_again();
     }
 
@@ -263,6 +266,13 @@ impl Connection {
         (stored, waited_s): (&StoredMessage, u32),
         transmission: Transmission,
     ) {
+        // At QoS 2 the client may have it and wait for PUBREL: to it the id is taken.
+        let is_known = transmission == Transmission::Repeated && delivery.qos == Qos::ExactlyOnce;
+        if !is_known && !self.may_receive(&stored.message.topic) {
+            count::dropped("acl");
+            self.complete_unsent(packet_id, (delivery.qos, ReasonCode::NotAuthorized));
+            return;
+        }
         let topic_form = self.outbound_aliases.form(&stored.message.topic);
         let mut header = PublishHeader {
             dup: transmission == Transmission::Repeated,
@@ -288,7 +298,9 @@ impl Connection {
             // To define an alias takes three bytes.
             header.topic_form = TopicForm::Name;
             if is_too_large(&header) {
-                self.complete_too_large(packet_id, delivery.qos);
+                // Larger than the client accepts: discarded [MQTT-3.1.2-25].
+                count::dropped("too_large");
+                self.complete_unsent(packet_id, (delivery.qos, ReasonCode::PacketTooLarge));
                 return;
             }
         }
@@ -301,18 +313,24 @@ impl Connection {
         self.tally.sent(qos);
     }
 
-    /// Larger than the client accepts: discarded as if it had been delivered [MQTT-3.1.2-25].
-    fn complete_too_large(&mut self, packet_id: Option<PacketId>, qos: Qos) {
-        count::dropped("too_large");
+    /// Whether the rules let the client have messages of a topic. Looked at only if something of what
+    /// it subscribed to is not allowed.
+    pub(crate) fn may_receive(&self, topic: &TopicName) -> bool {
+        !self.holds_back
+            || count::acl_check(AclAction::Receive, self.client.rights.may_receive(topic))
+    }
+
+    /// Not sent: as if the client had acknowledged it, or refused it with this code.
+    fn complete_unsent(&mut self, packet_id: Option<PacketId>, (qos, refusal): (Qos, ReasonCode)) {
         let Some(packet_id) = packet_id else { return };
-        // Not acknowledged here and now: the next message may be too large as well.
+        // Not acknowledged here and now: the next message may not be sent either.
         self.discarded.push_back(match qos {
             Qos::AtMostOnce | Qos::AtLeastOnce => Acknowledgement::Puback(packet_id),
-            Qos::ExactlyOnce => Acknowledgement::Pubrec(packet_id, ReasonCode::PacketTooLarge),
+            Qos::ExactlyOnce => Acknowledgement::Pubrec(packet_id, refusal),
         });
     }
 
-    /// Completes what was discarded for its size.
+    /// Completes what was discarded.
     pub(crate) fn complete_discarded(&mut self) -> Result<(), End> {
         while let Some(acknowledgement) = self.discarded.pop_front() {
             self.acknowledge(acknowledgement)?;

@@ -1,10 +1,11 @@
 //! Why a connection ends, and what its client is told.
 
-use codec::ReasonCode;
+use codec::{Disconnect, ReasonCode};
 use raft_store::{CloseReason, Ending};
 use serde_json::json;
 
 use crate::client::Client;
+use crate::connection::Connection;
 use crate::{count, events, reason};
 
 /// Why a connection ends.
@@ -28,6 +29,8 @@ pub(crate) enum End {
         /// The rule broken, if one was.
         rule: Option<String>,
     },
+    /// The broker closes it because its will may not be published any more; nor is it.
+    WillDenied,
     /// This life of the node is over; nothing can be recorded under it any more.
     LifeOver,
 }
@@ -55,6 +58,7 @@ impl End {
         match self {
             Self::ClientGone | Self::Disconnected { .. } => None,
             Self::Closed { reason_code, .. } => Some(*reason_code),
+            Self::WillDenied => Some(ReasonCode::NotAuthorized),
             Self::LifeOver => Some(ReasonCode::UseAnotherServer),
         }
     }
@@ -67,6 +71,7 @@ impl End {
             } => rule,
             Self::Closed { cause, .. } => reason::of_cause(cause),
             Self::ClientGone | Self::Disconnected { .. } => "",
+            Self::WillDenied => reason::of_cause("acl"),
             Self::LifeOver => reason::of_cause("no_lease"),
         }
     }
@@ -79,6 +84,7 @@ impl End {
                 session_expiry_interval_s,
                 ending,
             } => (*session_expiry_interval_s, *ending),
+            Self::WillDenied => (None, Ending::Normal),
             Self::ClientGone | Self::Closed { .. } | Self::LifeOver => (None, Ending::Abnormal),
         }
     }
@@ -132,6 +138,10 @@ impl End {
                 count::violation(*reason_code);
                 cause
             }
+            Self::WillDenied => {
+                tracing::info!(client_id, %address, cause = "acl", "connection closed");
+                "acl"
+            }
             Self::LifeOver => "node_down",
         }
     }
@@ -145,9 +155,11 @@ impl End {
             Self::Closed {
                 cause: "kicked", ..
             } => "client_kicked",
-            Self::Closed { .. } | Self::ClientGone | Self::Disconnected { .. } | Self::LifeOver => {
-                return;
-            }
+            Self::Closed { .. }
+            | Self::WillDenied
+            | Self::ClientGone
+            | Self::Disconnected { .. }
+            | Self::LifeOver => return,
         };
         events::note(kind, || {
             let client_id = client.client_id.as_str();
@@ -162,6 +174,30 @@ impl End {
             CloseReason::QueueFull => Self::closed(ReasonCode::QuotaExceeded, "overload"),
             CloseReason::NodeDown => Self::LifeOver,
             CloseReason::Kicked => Self::closed(ReasonCode::AdministrativeAction, "kicked"),
+        }
+    }
+}
+
+impl Connection {
+    /// A Session Expiry Interval of 0 in CONNECT cannot become another one (section 3.14.2.2.2).
+    pub(crate) fn on_disconnect(&self, disconnect: &Disconnect) -> End {
+        let interval = disconnect.session_expiry_interval;
+        if interval.is_some_and(|s| s > 0) && self.client.session_expiry_interval_s == 0 {
+            return End::violation(
+                ReasonCode::ProtocolError,
+                "Session Expiry Interval raised from 0 by DISCONNECT (section 3.14.2.2.2)",
+            );
+        }
+        let max = self.broker.config.mqtt.session_expiry_max_s;
+        // With any other reason the client wants its will published [MQTT-3.14.4-3].
+        let ending = if disconnect.reason_code == ReasonCode::Success {
+            Ending::Normal
+        } else {
+            Ending::Abnormal
+        };
+        End::Disconnected {
+            session_expiry_interval_s: interval.map(|s| s.min(max)),
+            ending,
         }
     }
 }

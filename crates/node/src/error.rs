@@ -5,7 +5,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use crate::admin::TokenFileError;
-use crate::auth::ScramFileError;
+use crate::auth::CredentialsError;
 use crate::config::{ConfigError, Entry};
 use crate::data_dir::DataDirError;
 
@@ -29,7 +29,7 @@ pub enum StartError {
     DataDir(#[from] DataDirError),
     /// A file of credentials is wrong.
     #[error(transparent)]
-    Credentials(#[from] ScramFileError),
+    Credentials(#[from] CredentialsError),
     /// The file of tokens for the admin API is wrong.
     #[error(transparent)]
     Tokens(#[from] TokenFileError),

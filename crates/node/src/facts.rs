@@ -33,7 +33,7 @@ impl ConnectionFacts {
             since: SystemTime::now(),
             version: client.version,
             keep_alive_s: client.keep_alive_s,
-            user: client.identity.as_ref().map(|known| known.user.clone()),
+            user: client.principal.user().map(str::to_owned),
         }
     }
 }

@@ -196,6 +196,8 @@ impl Connection {
                 self.life.ended.cancel();
                 Err(End::LifeOver)
             }
+            // Only CONNECT is answered so.
+            Refusal::NotOwner => Err(End::closed(ReasonCode::NotAuthorized, "owner")),
             Refusal::Malformed => Err(End::closed(
                 ReasonCode::ImplementationSpecificError,
                 "internal",

@@ -3,7 +3,9 @@
 //! [`run`] is one node from configuration to clean stop; everything else is its parts and what an
 //! operator touches.
 
+mod acl;
 pub mod admin;
+mod admission;
 pub mod auth;
 mod backlog;
 mod broker;
@@ -18,6 +20,7 @@ mod connect;
 mod connection;
 mod count;
 pub mod data_dir;
+mod deadline;
 mod deliver;
 pub mod demo;
 mod disk;

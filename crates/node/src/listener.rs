@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::Broker;
 use crate::client::Origin;
-use crate::config::{AnonymousAccess, ListenerConfig};
+use crate::config::ListenerConfig;
 use crate::connect;
 use crate::count;
 use crate::error::StartError;
@@ -62,14 +62,8 @@ impl Listener {
     ) {
         let max = usize::try_from(self.config.max_connections).unwrap_or(usize::MAX);
         let slots = Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)));
-        let access = broker.config.auth.anonymous;
-        let on_loopback = access == AnonymousAccess::Loopback;
-        let anonymous = match access {
-            AnonymousAccess::Loopback => self.config.bind.is_loopback(),
-            AnonymousAccess::Always => true,
-            AnonymousAccess::Never => false,
-        };
-        let gate = Arc::new(Gate::new(&self.config, &broker.tls, on_loopback));
+        let is_local = self.config.bind.is_loopback();
+        let gate = Arc::new(Gate::new(&self.config, &broker.tls));
         let name: Arc<str> = self.config.name.as_str().into();
         while let Some(accepted) = stop.run_until_cancelled(self.socket.accept()).await {
             let (stream, address) = match accepted {
@@ -89,7 +83,7 @@ impl Listener {
                 address: address.unwrap_or(UNIX_CLIENT),
                 since: std::time::Instant::now(),
                 listener: Arc::clone(&name),
-                anonymous,
+                is_local,
                 certificate_identity: None,
             };
             connections.spawn(async move {

@@ -8,7 +8,7 @@ use session::{Input, Output};
 
 use crate::clock;
 use crate::connection::Connection;
-use crate::count;
+use crate::count::{self, AclAction};
 use crate::end::End;
 use crate::hold::Hold;
 use crate::life::Destination;
@@ -35,8 +35,8 @@ impl Connection {
         if self.is_left_to_others(publish.qos) {
             return Ok(());
         }
-        if !sys_topics::is_open(&topic) {
-            self.refuse_sys_topic(&publish);
+        if !sys_topics::is_open(&topic) || !self.may_publish(&topic) {
+            self.refuse_topic(&publish);
             return Ok(());
         }
         let packet_id = publish.packet_id;
@@ -61,8 +61,15 @@ impl Connection {
         Ok(())
     }
 
-    /// Only the broker publishes below `$SYS/`: nobody gets the message. 3.1.1 has no way to say so.
-    fn refuse_sys_topic(&mut self, publish: &Publish) {
+    /// What the rules say.
+    fn may_publish(&self, topic: &TopicName) -> bool {
+        let rights = &self.client.rights;
+        !rights.are_limited() || count::acl_check(AclAction::Publish, rights.may_publish(topic))
+    }
+
+    /// The client may not publish there, as nobody may below `$SYS/`: nobody gets the message. 3.1.1 has
+    /// no way to say so.
+    fn refuse_topic(&mut self, publish: &Publish) {
         count::dropped("acl");
         if let Some(packet_id) = publish.packet_id {
             self.refuse_publish(packet_id, publish.qos, ReasonCode::NotAuthorized);

@@ -100,71 +100,100 @@ fn set_reason_string(packet: &mut Packet, text: Option<Utf8>) {
 
 /// What the person should know, by cause as in the logs and metrics. "": nothing beyond the code.
 pub(crate) fn of_cause(cause: &str) -> &'static str {
-    const TEXTS: [(&str, &str); 20] = [
-        (
-            "anonymous",
-            "this listener takes no client without credentials",
-        ),
-        (
-            "authentication_method",
-            "the authentication method is not known here",
-        ),
-        (
-            "buffers_full",
-            "the memory for buffers of this node is used up",
-        ),
-        ("client_id", "the client identifier is not valid"),
-        (
-            "connect_rate",
-            "too many connections a second, try again later",
-        ),
-        ("disk", "the disk of this node is full"),
-        ("drain", "this node stops, connect again"),
-        (
-            "keepalive",
-            "no packet within one and a half times the keep alive",
-        ),
-        ("kicked", "an administrator closed this connection"),
-        (
-            "max_qos",
-            "the QoS of the will is above the Maximum QoS of this server",
-        ),
-        (
-            "maximum_packet_size",
-            "CONNACK is larger than the Maximum Packet Size of the client",
-        ),
-        (
-            "memory_high",
-            "this node is short of memory, try again later",
-        ),
-        (
-            "no_lease",
-            "this node cannot reach a majority of its cluster, try another one",
-        ),
-        (
-            "no_quorum",
-            "this node cannot reach a majority of its cluster, try another one",
-        ),
-        ("overload", "more waited for this client than may wait"),
-        ("payload_format", NOT_UTF8),
-        (
-            "retain",
-            "the will is retained, and retained messages are off",
-        ),
-        ("sessions_max", "there are as many sessions as there may be"),
-        ("takeover", "another connection uses this client identifier"),
-        (
-            "topic",
-            "the topic of the will is longer or has more levels than allowed",
-        ),
-    ];
-    let found = TEXTS.iter().find(|(known, _)| *known == cause);
+    let found = CAUSES.iter().find(|(known, _)| *known == cause);
     found.map_or("", |(_, text)| text)
 }
 
+/// What a person should know, by cause as in the logs and metrics.
+const CAUSES: [(&str, &str); 31] = [
+    (
+        "acl",
+        "the rules do not let this client publish what its will says",
+    ),
+    (
+        "anonymous",
+        "this listener takes no client without credentials",
+    ),
+    ("authentication", "user name or password is wrong"),
+    (
+        "authentication_method",
+        "the authentication method is not known here",
+    ),
+    (
+        "banned",
+        "the client, its user name or its network is banned",
+    ),
+    (
+        "buffers_full",
+        "the memory for buffers of this node is used up",
+    ),
+    ("certificate", "the client certificate names nobody"),
+    ("client_id", "the client identifier is not valid"),
+    (
+        "connect_rate",
+        "too many connections a second, try again later",
+    ),
+    (
+        "credentials_revoked",
+        "what this client has shown is not taken any more",
+    ),
+    ("disk", "the disk of this node is full"),
+    ("drain", "this node stops, connect again"),
+    (
+        "keepalive",
+        "no packet within one and a half times the keep alive",
+    ),
+    ("kicked", "an administrator closed this connection"),
+    (
+        "login_failures",
+        "too many failed logins, try again in a minute",
+    ),
+    ("login_queue", "too many logins at once, try again later"),
+    (
+        "max_qos",
+        "the QoS of the will is above the Maximum QoS of this server",
+    ),
+    (
+        "maximum_packet_size",
+        "CONNACK is larger than the Maximum Packet Size of the client",
+    ),
+    (
+        "memory_high",
+        "this node is short of memory, try again later",
+    ),
+    (
+        "no_lease",
+        "this node cannot reach a majority of its cluster, try another one",
+    ),
+    (
+        "no_quorum",
+        "this node cannot reach a majority of its cluster, try another one",
+    ),
+    ("owner", "the session belongs to another user"),
+    ("overload", "more waited for this client than may wait"),
+    ("password", "user name or password is wrong"),
+    ("payload_format", NOT_UTF8),
+    (
+        "retain",
+        "the will is retained, and retained messages are off",
+    ),
+    ("sessions_max", "there are as many sessions as there may be"),
+    ("token", "the token is not valid"),
+    (
+        "token_expired",
+        "the token has expired, connect with a new one",
+    ),
+    ("takeover", "another connection uses this client identifier"),
+    (
+        "topic",
+        "the topic of the will is longer or has more levels than allowed",
+    ),
+];
+
 /// Why a PUBLISH was answered by an error.
 pub(crate) fn of_publish(code: ReasonCode) -> &'static str {
-    const TEXTS: [(ReasonCode, &str); 2] = [
+    const TEXTS: [(ReasonCode, &str); 3] = [
+        (ReasonCode::NotAuthorized, DENIED),
         (
             ReasonCode::QuotaExceeded,
             "a queue, the store of retained messages or the disk of this node is full",
@@ -176,7 +205,8 @@ pub(crate) fn of_publish(code: ReasonCode) -> &'static str {
 
 /// Why a SUBSCRIBE was refused: of the first filter that was.
 pub(crate) fn of_subscribe(codes: &[ReasonCode]) -> String {
-    const TEXTS: [(ReasonCode, &str); 4] = [
+    const TEXTS: [(ReasonCode, &str); 5] = [
+        (ReasonCode::NotAuthorized, DENIED),
         (
             ReasonCode::SharedSubscriptionsNotSupported,
             "shared subscriptions are off",
@@ -203,6 +233,8 @@ pub(crate) fn of_subscribe(codes: &[ReasonCode]) -> String {
         text => format!("filter {place}: {text}"),
     }
 }
+
+const DENIED: &str = "the rules do not allow it";
 
 const NOT_UTF8: &str = "the Payload Format Indicator says UTF-8, and the payload is not";
 

@@ -2,6 +2,7 @@
 
 use codec::{Connack, Connect, DecodeError, Packet, ProtocolVersion, ReasonCode};
 
+use crate::auth::THROTTLED;
 use crate::client::Origin;
 use crate::count;
 use crate::reason::{self, Audience};
@@ -57,7 +58,10 @@ pub(crate) async fn refuse(mut wire: Wire, connect: &Connect, origin: &Origin, r
 
 /// What hits very many at once: the metrics say how many, and the log would only drown the rest.
 fn is_flood(cause: &str) -> bool {
-    matches!(cause, "connect_rate" | "memory_high" | "sessions_max")
+    matches!(
+        cause,
+        "connect_rate" | "memory_high" | "sessions_max" | THROTTLED
+    )
 }
 
 /// A CONNECT that cannot be read gets a CONNACK only where the version is known and has a code for

@@ -107,6 +107,8 @@ impl Reloader {
 
     fn take_over(&self, loaded: &Loaded) -> Result<(), StartError> {
         let config = &loaded.config;
+        // First what can fail.
+        self.broker.reload_access(&config.auth, &config.acl)?;
         self.broker.set_limits(&config.limits);
         if let Err(reason) = logging::set_level(&config.log.level) {
             tracing::debug!(reason, "the log level stays");

@@ -357,6 +357,10 @@ impl Connection {
             if self.retained.is_stale(&copy.message.topic, copy.version) {
                 continue;
             }
+            if !self.may_receive(&copy.message.topic) {
+                count::dropped("acl");
+                continue;
+            }
             let hosted = matches!(self.place, SessionPlace::Hosted(_));
             if hosted && copy.qos != Qos::AtMostOnce {
                 through_shard.push(copy);

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{Scram, ScramUsers};
+use crate::auth::{AccessPolicy, Logins};
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::disk::{self, Disk};
@@ -223,7 +223,7 @@ fn broker(
         .filter(|(peer, _)| **peer != node)
         .map(|(peer, a)| (*peer, a));
     let visibility = Visibility::new(peers, shards.security()).map_err(address)?;
-    let scram = scram(&config)?;
+    let access = AccessPolicy::load(&config.auth, &config.acl)?;
     let cluster = &config.cluster;
     let gap_max = cluster.lease;
     let buffers_max = usize::try_from(config.limits.buffers_max_bytes).unwrap_or(usize::MAX);
@@ -252,21 +252,12 @@ fn broker(
         limits,
         overload,
         outbox_full: watch::Sender::new(false),
-        scram,
+        access: watch::Sender::new(Arc::new(access)),
+        logins: Logins::new(),
         tls,
         drain,
         disk: Disk::default(),
     }))
-}
-
-/// Whoever the file of SCRAM users names may authenticate so.
-fn scram(config: &Config) -> Result<Option<Scram>, StartError> {
-    let Some(path) = &config.auth.scram_file else {
-        return Ok(None);
-    };
-    let scram = Scram::new(ScramUsers::read(path)?)
-        .map_err(|error| StartError::failed("cannot offer SCRAM-SHA-256", error))?;
-    Ok(Some(scram))
 }
 
 /// How nodes make sure of each other.

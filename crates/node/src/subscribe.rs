@@ -13,8 +13,10 @@ use codec::{
 use raft_store::{Command, Response};
 use session::{Input, Subscription};
 
+use crate::acl::Grant;
 use crate::clock;
 use crate::connection::Connection;
+use crate::count::{self, AclAction};
 use crate::end::End;
 use crate::reason;
 use crate::retained::Wanted;
@@ -41,7 +43,8 @@ enum Pending {
         wanted: Option<Vec<Wanted>>,
     },
     Unsubscribe {
-        packet_id: PacketId,
+        /// `None`: the broker ends the subscriptions itself.
+        packet_id: Option<PacketId>,
         filters: Vec<TopicFilter>,
     },
 }
@@ -182,7 +185,7 @@ impl Connection {
     }
 
     /// The code for one filter [MQTT-3.9.3-1].
-    fn granted(&self, wanted: &codec::Subscription, room: &mut Room) -> ReasonCode {
+    fn granted(&mut self, wanted: &codec::Subscription, room: &mut Room) -> ReasonCode {
         let config = &self.broker.config.mqtt;
         if wanted.filter.is_shared() && !config.shared_subscriptions {
             return ReasonCode::SharedSubscriptionsNotSupported;
@@ -193,6 +196,10 @@ impl Connection {
         if !config.accepts_topic(wanted.filter.as_str()) {
             return ReasonCode::TopicFilterInvalid;
         }
+        if !self.may_subscribe(&wanted.filter) {
+            return ReasonCode::NotAuthorized;
+        }
+        let config = &self.broker.config.mqtt;
         if !room.takes(&wanted.filter) {
             return ReasonCode::QuotaExceeded;
         }
@@ -202,6 +209,17 @@ impl Connection {
             Qos::AtLeastOnce => ReasonCode::GrantedQos1,
             Qos::ExactlyOnce => ReasonCode::GrantedQos2,
         }
+    }
+
+    /// What the rules say; what they allow only in part is granted, and the rest held back.
+    fn may_subscribe(&mut self, filter: &TopicFilter) -> bool {
+        let rights = &self.client.rights;
+        if !rights.are_limited() {
+            return true;
+        }
+        let grant = rights.grant(filter);
+        self.holds_back |= grant == Grant::InPart;
+        count::acl_check(AclAction::Subscribe, grant != Grant::Denied)
     }
 
     /// A transient session's subscriptions live on this node, which announces them.
@@ -251,14 +269,17 @@ impl Connection {
                 Response::Subscribed { existed },
             ) => {
                 keep_new(wanted, accepted, existed);
-                for (filter, subscription) in std::mem::take(accepted) {
-                    registry.subscribe(connection, &filter, &subscription);
+                let accepted = std::mem::take(accepted);
+                for (filter, subscription) in &accepted {
+                    registry.subscribe(connection, filter, subscription);
                 }
                 if let SessionPlace::Hosted(hosted) = &mut self.place {
                     let added = existed.iter().filter(|existed| !**existed).count();
                     hosted.subscriptions = hosted.subscriptions.saturating_add(added);
                 }
                 self.await_visible(tag, Change::Shard(self.client.shard, index));
+                // The rules may have changed since they were accepted.
+                self.recheck_subscriptions(accepted.iter().map(|(filter, _)| filter));
             }
             (Some(Pending::Unsubscribe { .. }), Response::Unsubscribed { existed }) => {
                 let Some(Pending::Unsubscribe { packet_id, filters }) =
@@ -273,7 +294,9 @@ impl Connection {
                     let removed = existed.iter().filter(|existed| **existed).count();
                     hosted.subscriptions = hosted.subscriptions.saturating_sub(removed);
                 }
-                self.send_unsuback(packet_id, existed);
+                if let Some(packet_id) = packet_id {
+                    self.send_unsuback(packet_id, existed);
+                }
             }
             _ => tracing::error!(tag, "an answer that nothing waits for"),
         }
@@ -304,6 +327,16 @@ impl Connection {
         let Unsubscribe {
             packet_id, filters, ..
         } = unsubscribe;
+        self.unsubscribe(filters, Some(packet_id));
+        Ok(())
+    }
+
+    /// Ends subscriptions although the client has not asked for it.
+    pub(crate) fn end_subscriptions(&mut self, filters: Vec<TopicFilter>) {
+        self.unsubscribe(filters, None);
+    }
+
+    fn unsubscribe(&mut self, filters: Vec<TopicFilter>, packet_id: Option<PacketId>) {
         for filter in &filters {
             self.retained.forget(filter);
             self.subscriptions.read_nothing(filter);
@@ -335,10 +368,11 @@ impl Connection {
                         session.apply(clock::timestamp(), input, &mut outputs);
                     }
                 }
-                self.send_unsuback(packet_id, &existed);
+                if let Some(packet_id) = packet_id {
+                    self.send_unsuback(packet_id, &existed);
+                }
             }
         }
-        Ok(())
     }
 
     fn send_suback(&mut self, packet_id: PacketId, reason_codes: Vec<ReasonCode>) {

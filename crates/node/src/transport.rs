@@ -45,8 +45,6 @@ pub(crate) struct Gate {
     proxied: bool,
     certificate: Option<Arc<ListenerCertificate>>,
     identity_from: IdentityFrom,
-    /// Clients without credentials are admitted only from this host.
-    anonymous_on_loopback: bool,
 }
 
 /// Why a socket did not get as far as MQTT.
@@ -60,17 +58,12 @@ pub(crate) struct Refusal {
 
 impl Gate {
     /// The gate of a listener.
-    pub(crate) fn new(
-        config: &ListenerConfig,
-        tls: &TlsStore,
-        anonymous_on_loopback: bool,
-    ) -> Self {
+    pub(crate) fn new(config: &ListenerConfig, tls: &TlsStore) -> Self {
         Self {
             kind: config.kind,
             proxied: config.proxy_protocol,
             certificate: tls.listener(&config.name),
             identity_from: config.identity_from,
-            anonymous_on_loopback,
         }
     }
 
@@ -127,7 +120,7 @@ impl Gate {
             .map_err(|error| refusal("proxy_protocol", error))?;
         if let Some(address) = announced.address {
             origin.address = address;
-            self.found_elsewhere(!address.ip().is_loopback(), origin);
+            origin.is_local &= address.ip().is_loopback();
         }
         if self.identity_from == IdentityFrom::CertificateCn {
             origin.certificate_identity = announced.common_name.map(Into::into);
@@ -167,15 +160,8 @@ impl Gate {
         let upgraded = websocket::accept(stream)
             .await
             .map_err(|error| refusal("websocket", error))?;
-        self.found_elsewhere(upgraded.is_of_foreign_page(), origin);
+        origin.is_local &= !upgraded.is_of_foreign_page();
         Ok(upgraded)
-    }
-
-    /// A client that is not of this host may need credentials after all.
-    fn found_elsewhere(&self, is_elsewhere: bool, origin: &mut Origin) {
-        if is_elsewhere && self.anonymous_on_loopback {
-            origin.anonymous = false;
-        }
     }
 }
 

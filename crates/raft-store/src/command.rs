@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use codec::{
     ClientId, Message, PacketId, Qos, ReasonCode, SubscriptionIdentifier, Timestamp, TopicFilter,
-    Will,
+    Utf8, Will,
 };
 use session::{Body, SessionLimits, StoredMessage, Subscription};
 
@@ -241,6 +241,9 @@ pub struct Connect {
     pub limits: SessionLimits,
     /// To be published when the connection is lost.
     pub will: Option<Will>,
+    /// The user name that the client has shown to be; `None`: it is anonymous. A session that is there
+    /// must belong to the same, or the command is refused.
+    pub owner: Option<Utf8>,
 }
 
 /// How a connection ended, for its will.
@@ -423,6 +426,8 @@ pub enum Refusal {
     StaleIncarnation,
     /// Its bytes or its place in the stream make no sense; a bug or a corrupt peer.
     Malformed,
+    /// To `Connect`: the session belongs to another user.
+    NotOwner,
 }
 
 /// The answers to a batch, in command order.

@@ -26,7 +26,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use codec::{ClientId, Timestamp};
+use codec::{ClientId, Timestamp, Utf8};
 use router::{Match, Router};
 use session::{Output, Session};
 
@@ -132,6 +132,9 @@ struct SessionRecord {
     holder: Option<Holder>,
     /// Older connections not yet recorded closed. Bounded: one per life of a node and epoch.
     formers: Vec<(Epoch, Holder)>,
+    /// The user name that created it; `None`: an anonymous client. Nobody else takes it over, resumes or
+    /// clears it, as long as there is a record.
+    owner: Option<Utf8>,
     session: Option<Box<Session>>,
     /// Deliveries from this position on are in no table: those that end before the next save are not
     /// worth a write. `u64::MAX` for a new session until its first save, since the tables may still have

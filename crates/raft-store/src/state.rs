@@ -4,7 +4,7 @@
 //! body before the deliveries that refer to it, and each session before its parts. The contents of
 //! bodies come last: a load leaves them on disk.
 
-use codec::{ClientId, Message, PacketId, Qos, Timestamp, TopicFilter, TopicName, Will};
+use codec::{ClientId, Message, PacketId, Qos, Timestamp, TopicFilter, TopicName, Utf8, Will};
 use session::{DeliveryRecord, SessionMeta, Subscription};
 
 use crate::command::{Answers, OutboxTarget};
@@ -107,6 +107,8 @@ pub enum StateRecord {
         formers: Vec<(Epoch, Holder)>,
         /// The small fixed part of a hosted session; `None` for a transient one.
         hosted: Option<SessionMeta>,
+        /// The user name that created it; `None`: an anonymous client did.
+        owner: Option<Utf8>,
     },
     /// Unreleased QoS 2 packet ids, ascending.
     Inbound(Vec<PacketId>),

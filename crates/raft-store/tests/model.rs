@@ -258,6 +258,7 @@ fn the_model_sees_every_answer_and_every_effect() {
         "Refused(StaleEpoch)",
         "Refused(StaleIncarnation)",
         "Refused(Malformed)",
+        "Refused(NotOwner)",
         "NodeUp",
         "Connected",
         "Subscribed",

@@ -65,6 +65,7 @@ impl Node {
             limits,
             auth,
             admin: admin_lines,
+            log,
             snapshot_after,
             cluster: cluster_lines,
             listeners,
@@ -107,7 +108,7 @@ bind = "{admin}"
 
 [log]
 format = "json"
-level = "info"
+level = "{log}"
 target = "stderr"
 "#
         )

@@ -1,5 +1,6 @@
 //! CONNECT with its Will (section 3.1).
 
+use std::fmt;
 use std::num::{NonZeroU16, NonZeroU32};
 
 use bytes::Bytes;
@@ -23,7 +24,7 @@ const PASSWORD: u8 = 0x40;
 const USER_NAME: u8 = 0x80;
 
 /// The first packet of a client.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Connect {
     /// The version spoken on this connection from now on.
     pub version: ProtocolVersion,
@@ -66,6 +67,27 @@ pub struct Will {
     pub message: Message,
     /// Will Delay Interval in seconds; 0 is the same as absent.
     pub delay_interval_s: u32,
+}
+
+/// Without the secrets, and without what may be large: for a log.
+impl fmt::Debug for Connect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connect")
+            .field("version", &self.version)
+            .field("clean_start", &self.clean_start)
+            .field("keep_alive_s", &self.keep_alive_s)
+            .field("client_id", &self.client_id)
+            .field("will", &self.will)
+            .field("username", &self.username)
+            .field("has_password", &self.password.is_some())
+            .field("session_expiry_interval", &self.session_expiry_interval)
+            .field("receive_maximum", &self.receive_maximum)
+            .field("maximum_packet_size", &self.maximum_packet_size)
+            .field("topic_alias_maximum", &self.topic_alias_maximum)
+            .field("user_properties", &self.user_properties)
+            .field("authentication_method", &self.authentication_method)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Connect {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::response::Response;
 use codec::ClientId;
-use raft_store::{Command, Connect, Ending, Holder, Response as Answer, ShardId};
+use raft_store::{Command, Connect, Ending, Holder, Response as Answer, SessionView, ShardId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use session::{DeliveryPhase, DeliveryRecord, SessionLimits};
@@ -202,7 +202,7 @@ pub(super) async fn purge(
         incarnation: life.id.incarnation,
         connection,
     };
-    let ended = end_session(&life, shard, &view.client_id, holder).await;
+    let ended = end_session(&life, shard, &view, holder).await;
     life.registry.close(connection);
     mailbox.abandon();
     ended?;
@@ -212,9 +212,10 @@ pub(super) async fn purge(
 async fn end_session(
     life: &Life,
     shard: ShardId,
-    client_id: &ClientId,
+    view: &SessionView,
     holder: Holder,
 ) -> Result<(), Problem> {
+    let client_id = &view.client_id;
     let connect = Command::Connect(Box::new(Connect {
         client_id: client_id.clone(),
         holder,
@@ -223,6 +224,8 @@ async fn end_session(
         receive_maximum: 1,
         limits: SessionLimits::default(),
         will: None,
+        // In the name of whoever it belongs to: nobody else may end it.
+        owner: view.owner.clone(),
     }));
     let answer = ask(life, shard, &connect).await?;
     let Answer::Connected { epoch, .. } = answer else {

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use codec::{Auth, Connect, Packet, ProtocolVersion, ReasonCode, Utf8};
 use tokio::time::timeout;
 
+use super::policy::AccessPolicy;
 use super::scram::{self, Exchange, Step};
 use crate::broker::Broker;
-use crate::count;
 use crate::reason::Audience;
 use crate::wire::Wire;
 
@@ -31,7 +31,7 @@ pub(crate) struct Proof {
 }
 
 /// Why a client has not shown who it is.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     /// It left.
     Gone,
@@ -42,33 +42,31 @@ pub(crate) enum Failure {
 /// What was sent is not allowed here.
 const PROTOCOL: Failure = Failure::Refused(ReasonCode::ProtocolError, "protocol");
 
-/// Exchanges AUTH packets with a client whose CONNECT has an Authentication Method; `None`: it has
-/// none, and nothing is sent [MQTT-4.12.0-6]. The exchange as a whole takes no longer than
-/// `mqtt.connect_timeout`.
+/// Exchanges AUTH packets with a client whose CONNECT has an Authentication Method. With others nothing
+/// is exchanged [MQTT-4.12.0-6]. The exchange as a whole takes no longer than `mqtt.connect_timeout`.
 ///
 /// # Errors
 /// [`Failure`]. Nothing was sent to refuse it.
-pub(crate) async fn authenticate(
+pub(super) async fn authenticate(
     broker: &Broker,
+    policy: &AccessPolicy,
     wire: &mut Wire,
     connect: &Connect,
-) -> Result<Option<Proof>, Failure> {
+) -> Result<Proof, Failure> {
     let Some(method) = &connect.authentication_method else {
-        return Ok(None);
+        return Err(PROTOCOL);
     };
-    let exchange = begin(broker, method)?;
+    let exchange = begin(policy, method)?;
     let exchanged = exchange_packets(exchange, wire, (connect, method));
     let timed = timeout(broker.config.mqtt.connect_timeout, exchanged).await;
-    let outcome = timed.unwrap_or(Err(Failure::Gone));
-    count::auth_attempt(outcome.is_ok());
-    outcome.map(Some)
+    timed.unwrap_or(Err(Failure::Gone))
 }
 
 /// # Errors
 /// There is no such method here [MQTT-4.12.0-1].
-fn begin(broker: &Broker, method: &Utf8) -> Result<Exchange, Failure> {
+fn begin(policy: &AccessPolicy, method: &Utf8) -> Result<Exchange, Failure> {
     let unknown = Failure::Refused(ReasonCode::BadAuthenticationMethod, "authentication_method");
-    match &broker.scram {
+    match &policy.scram {
         Some(scram) if method.as_str() == scram::METHOD => scram.begin().map_err(|error| {
             tracing::error!(%error, "cannot begin an exchange");
             Failure::Refused(ReasonCode::ServerUnavailable, "internal")

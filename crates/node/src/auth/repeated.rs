@@ -5,7 +5,7 @@ use codec::{Auth, Packet, ReasonCode};
 use super::exchange::{answer_of, auth};
 use super::scram::{Exchange, Step};
 use crate::connection::Connection;
-use crate::count;
+use crate::count::{self, LoginResult};
 use crate::end::End;
 
 /// One that is under way.
@@ -27,7 +27,7 @@ impl Connection {
         }
         let is_under_way = self.reauthentication.is_some();
         if auth.reason_code == ReasonCode::ReAuthenticate && !is_under_way {
-            let Some(scram) = &self.broker.scram else {
+            let Some(scram) = &self.client.policy.scram else {
                 return Err(refused());
             };
             let exchange = scram.begin().map_err(|error| {
@@ -62,11 +62,11 @@ impl Connection {
             }
             // The session is that user's.
             Step::Accepted { user, data } if user == identity.user => {
-                count::auth_attempt(true);
+                count::login(LoginResult::Accepted);
                 (ReasonCode::Success, data)
             }
             Step::Accepted { .. } | Step::Refused => {
-                count::auth_attempt(false);
+                count::login(LoginResult::Refused);
                 return Err(refused());
             }
         };

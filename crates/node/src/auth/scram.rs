@@ -11,6 +11,7 @@ use rsasl::prelude::{State, Validation};
 use rsasl::property::{AuthId, AuthzId};
 use rsasl::validate::{Validate, ValidationError};
 
+use super::credentials::Fingerprint;
 use super::scram_file::{ScramUser, ScramUsers};
 
 /// The Authentication Method in CONNECT and AUTH.
@@ -18,7 +19,10 @@ pub(crate) const METHOD: &str = "SCRAM-SHA-256";
 
 /// Who may authenticate.
 #[derive(Clone, Debug)]
-pub(crate) struct Scram(Arc<SASLConfig>);
+pub(crate) struct Scram {
+    config: Arc<SASLConfig>,
+    users: Arc<ScramUsers>,
+}
 
 /// One exchange; of no use after [`Step::Accepted`] and [`Step::Refused`].
 pub(crate) struct Exchange {
@@ -49,12 +53,25 @@ impl Scram {
     /// # Errors
     /// None that a user could cause.
     pub(crate) fn new(users: ScramUsers) -> Result<Self, SASLError> {
+        let users = Arc::new(users);
         let lookup = Lookup {
-            users,
+            users: Arc::clone(&users),
             decoy_secret: rand::random(),
         };
         let builder = SASLConfig::builder().with_default_mechanisms();
-        Ok(Self(builder.with_callback(lookup)?))
+        let config = builder.with_callback(lookup)?;
+        Ok(Self { config, users })
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.users.len()
+    }
+
+    /// Stands for the line of a user.
+    pub(super) fn fingerprint(&self, user: &str) -> Option<Fingerprint> {
+        let user = self.users.get(user)?;
+        Some(Fingerprint::of(user.to_string()))
     }
 
     /// Begins an exchange.
@@ -62,7 +79,7 @@ impl Scram {
     /// # Errors
     /// None that a client could cause.
     pub(crate) fn begin(&self) -> Result<Exchange, SASLError> {
-        let server = SASLServer::new(Arc::clone(&self.0));
+        let server = SASLServer::new(Arc::clone(&self.config));
         // The method's name is one.
         let method =
             Mechname::parse(METHOD.as_bytes()).map_err(|_why| SASLError::NoSharedMechanism)?;
@@ -120,7 +137,7 @@ impl Validation for Name {
 }
 
 struct Lookup {
-    users: ScramUsers,
+    users: Arc<ScramUsers>,
     /// Makes what is told of users who do not exist unpredictable, and the same each time.
     decoy_secret: [u8; 32],
 }

@@ -10,13 +10,15 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rsasl::mechanisms::scram::tools::{derive_keys, hash_password};
 use sha2::digest::Output;
 use sha2::{Digest as _, Sha256};
+
+use super::credentials::{CredentialsError, CredentialsFile};
 
 /// What is in front of the numbers in a line.
 const SCHEME: &str = "SCRAM-SHA-256";
@@ -46,60 +48,32 @@ pub struct ScramUser {
 #[derive(Debug, Default)]
 pub(crate) struct ScramUsers(HashMap<String, ScramUser>);
 
-/// Why a file of SCRAM users is not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum ScramFileError {
-    /// It cannot be read.
-    #[error("auth.scram_file: cannot read {}: {source}", .path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-    /// A line is not what it must be.
-    #[error("auth.scram_file: {}:{line}: {problem}", .path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// From 1.
-        line: usize,
-        /// What is wrong, and what is expected.
-        problem: &'static str,
-    },
-}
-
 impl ScramUsers {
     /// Reads a file.
     ///
     /// # Errors
-    /// [`ScramFileError`], with the number of the first line that is wrong.
-    pub(crate) fn read(path: &Path) -> Result<Self, ScramFileError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ScramFileError::Unreadable {
-            path: path.to_owned(),
-            source,
-        })?;
-        Self::parse(&text).map_err(|(line, problem)| ScramFileError::Line {
-            path: path.to_owned(),
-            line,
-            problem,
-        })
+    /// With the number of the first line that is wrong.
+    pub(crate) fn read(path: &Path) -> Result<Self, CredentialsError> {
+        let file = CredentialsFile {
+            key: "auth.scram_file",
+            path,
+        };
+        let mut users = Self::default();
+        file.each_line(|line| users.add(line))?;
+        Ok(users)
     }
 
-    fn parse(text: &str) -> Result<Self, (usize, &'static str)> {
-        let mut users = HashMap::new();
-        for (index, line) in text.lines().enumerate() {
-            let line = line.trim_end();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let number = index.saturating_add(1);
-            let (name, user) = parse_line(line).map_err(|problem| (number, problem))?;
-            if users.insert(name.to_owned(), user).is_some() {
-                return Err((number, "this user is in the file twice"));
-            }
+    fn add(&mut self, line: &str) -> Result<(), &'static str> {
+        let (name, user) = parse_line(line)?;
+        match self.0.insert(name.to_owned(), user) {
+            None => Ok(()),
+            Some(_) => Err("this user is in the file twice"),
         }
-        Ok(Self(users))
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// A user by name.
@@ -206,10 +180,18 @@ impl fmt::Debug for ScramUser {
 
 #[cfg(test)]
 mod tests {
+    use super::super::credentials::each_line;
     use super::*;
 
     /// RFC 7677, section 3: user `user`, password `pencil`.
     const SALT: &str = "W22ZaJ0SNY7soEsUEjb6gQ==";
+
+    /// The users of a file with this content, or the number of the line that is wrong.
+    fn parse(text: &str) -> Result<ScramUsers, (usize, &'static str)> {
+        let mut users = ScramUsers::default();
+        each_line(text, |line| users.add(line))?;
+        Ok(users)
+    }
 
     fn pencil() -> ScramUser {
         let salt = STANDARD.decode(SALT).unwrap();
@@ -219,7 +201,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let text = format!("# people\n\nuser:{}\nä:b:{}  \n", pencil(), pencil());
-        let users = ScramUsers::parse(&text).unwrap();
+        let users = parse(&text).unwrap();
         assert_eq!(users.get("user"), Some(&pencil()));
         assert_eq!(users.get("ä:b"), Some(&pencil()));
         assert_eq!(users.get("nobody"), None);
@@ -238,7 +220,7 @@ mod tests {
             (good.replace(SALT, "?"), 1, "not base64"),
             (format!("{good}AAAA"), 1, "a key"),
         ] {
-            let (at, why) = ScramUsers::parse(&text).unwrap_err();
+            let (at, why) = parse(&text).unwrap_err();
             assert_eq!(at, line, "{text}");
             assert!(why.contains(problem), "{text}: {why}");
             assert!(!why.contains("secret"));

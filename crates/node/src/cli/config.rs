@@ -10,7 +10,7 @@ use serde_json::json;
 use super::run::SourceArguments;
 use super::{AnswerFormat, example, say};
 use crate::admin::Tokens;
-use crate::auth::ScramUsers;
+use crate::auth::AccessPolicy;
 use crate::config::{self, Printed};
 use crate::error::StartError;
 
@@ -58,9 +58,7 @@ pub fn config(arguments: &ConfigArguments, format: AnswerFormat) -> Result<(), S
         ConfigCommand::Check(sources) => {
             let loaded = sources.load()?;
             let config = &loaded.config;
-            if let Some(path) = &config.auth.scram_file {
-                ScramUsers::read(path)?;
-            }
+            AccessPolicy::load(&config.auth, &config.acl)?;
             if let Some(path) = &config.admin.token_file {
                 Tokens::read(path)?;
             }

@@ -55,13 +55,6 @@ const OFF: &str = r#""""#;
 
 /// Keys of `[auth]`.
 pub(super) fn auth(section: &mut Section<'_>) {
-    for key in ["password_file", "ban_file"] {
-        section.later(key, OFF, &[]);
-    }
-    let mut jwt = section.sub("jwt");
-    jwt.later("jwks_file", OFF, &[]);
-    jwt.later("audience", OFF, &[]);
-    jwt.finish();
     let mut http = section.sub("http");
     http.later("url", OFF, &[]);
     http.later("timeout", r#""2s""#, &[]);
@@ -80,12 +73,10 @@ pub(super) fn sections(reader: &mut Reader, root: &mut Table) {
     otlp.later("endpoint", OFF, &[]);
     otlp.later("sample", "0.01", &[]);
     otlp.finish();
-    for name in ["acl", "bridge"] {
-        refuse_list(reader, root, name);
-    }
+    refuse_list(reader, root, "bridge");
 }
 
-/// Refuses `[[acl]]` and `[[bridge]]`: one line, whatever is in them.
+/// Refuses `[[bridge]]`: one line, whatever is in them.
 fn refuse_list(reader: &mut Reader, root: &mut Table, name: &str) {
     let first = root.get(name).and_then(|value| match &value.kind {
         Kind::List(items) => items.first().cloned(),

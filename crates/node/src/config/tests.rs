@@ -369,7 +369,6 @@ fn a_feature_that_is_not_built_yet_is_refused_by_its_key() {
     ] {
         refused(text, &format!("2: {key} = "), missing);
     }
-    refused("[[acl]]\nwho = \"all\"\n", "1: acl = ", missing);
     refused("[[bridge]]\nhost = \"x\"\n", "1: bridge = ", missing);
 }
 
@@ -738,4 +737,143 @@ fn an_admin_port_that_others_reach_needs_tokens() {
         config("[admin]\nbind = \"[::1]:8080\"\n").admin.token_file,
         None
     );
+}
+
+fn rule(text: &str) -> AclRule {
+    config(&format!("[[acl]]\n{text}")).acl.remove(0)
+}
+
+#[test]
+fn rules_are_read_in_order_also_from_variables() {
+    let text = "[[acl]]\nwho = \"user:a-*\"\ndeny = [\"publish\"]\ntopics = [\"x/%u/#\", \"%c\"]\n[[acl]]\nwho = \"all\"\nallow = [\"subscribe\", \"publish\"]\ntopics = [\"#\"]\n";
+    let rules = config(text).acl;
+    assert_eq!(rules.len(), 2);
+    assert_eq!(rules[0].who, Who::User("a-*".to_owned()));
+    assert_eq!(rules[0].permission, Permission::Deny);
+    assert!(rules[0].actions.publish && !rules[0].actions.subscribe);
+    assert_eq!(rules[0].topics.len(), 2);
+    assert_eq!(
+        (&rules[1].who, rules[1].permission),
+        (&Who::All, Permission::Allow)
+    );
+    assert!(rules[1].actions.publish && rules[1].actions.subscribe);
+    let environment = [
+        ("HOLDFAST_ACL__0__WHO", "client:x"),
+        ("HOLDFAST_ACL__0__ALLOW", "publish,subscribe"),
+        ("HOLDFAST_ACL__0__TOPICS", "a/#,b"),
+    ];
+    let loaded = load("", &environment, &[]).unwrap();
+    assert_eq!(loaded.config.acl[0].who, Who::Client("x".to_owned()));
+    assert_eq!(loaded.config.acl[0].topics.len(), 2);
+    // What is printed reads back as the same.
+    let printed = print(&load(text, &[], &[]).unwrap().entries, Printed::Effective);
+    assert_eq!(config(&printed).acl, rules);
+    assert_eq!(
+        rule("who = \"client:c\"\nallow = [\"publish\"]\ndeny = []\ntopics = [\"a\"]").permission,
+        Permission::Allow
+    );
+}
+
+const RULE: &str = "who = \"all\"\nallow = [\"publish\"]\ntopics = [\"a\"]\n";
+
+#[test]
+fn a_rule_with_a_mistake_is_named() {
+    let good = RULE;
+    assert_eq!(rule(good).who, Who::All);
+    for (text, key, problem) in [
+        (
+            "allow = [\"publish\"]\ntopics = [\"a\"]\n",
+            "1: acl.0.who: ",
+            "missing",
+        ),
+        (
+            "who = \"all\"\nallow = [\"publish\"]\n",
+            "1: acl.0.topics: ",
+            "missing",
+        ),
+        (
+            "who = \"all\"\ntopics = [\"a\"]\n",
+            "1: acl.0.allow: ",
+            "one of allow",
+        ),
+        (
+            &format!("{good}deny = [\"publish\"]\n"),
+            "1: acl.0.allow: ",
+            "one of allow",
+        ),
+        (
+            &good.replace("all\"", "everybody\""),
+            "2: acl.0.who = ",
+            "\"all\"",
+        ),
+        (
+            &good.replace("all\"", "user:\""),
+            "2: acl.0.who = ",
+            "user:PATTERN",
+        ),
+        (
+            &good.replace("all\"", "group:x\""),
+            "2: acl.0.who = ",
+            "auth.jwt",
+        ),
+    ] {
+        refused(&format!("[[acl]]\n{text}"), key, problem);
+    }
+}
+
+#[test]
+fn a_rule_with_an_illegal_value_is_named() {
+    let good = RULE;
+    for (text, key, problem) in [
+        (
+            &good.replace("\"publish\"", "\"read\""),
+            "3: acl.0.allow = ",
+            "\"subscribe\"",
+        ),
+        (
+            &good.replace("\"publish\"", "\"\""),
+            "3: acl.0.allow = ",
+            "\"subscribe\"",
+        ),
+        (
+            &good.replace("\"a\"", "\"a/#/b\""),
+            "4: acl.0.topics = ",
+            "no Topic Filter",
+        ),
+        (
+            &good.replace("\"a\"", "\"a+\""),
+            "4: acl.0.topics = ",
+            "no Topic Filter",
+        ),
+        (
+            &good.replace("\"a\"", "\"\""),
+            "4: acl.0.topics = ",
+            "no Topic Filter",
+        ),
+        (
+            &good.replace("\"a\"", "\"$share/g/a\""),
+            "4: acl.0.topics = ",
+            "shared",
+        ),
+        (
+            &format!("{good}topic = \"x\"\n"),
+            "5: acl.0.topic = ",
+            "acl.0.topics",
+        ),
+        (
+            &good.replace("topics", "topcis"),
+            "4: acl.0.topcis = ",
+            "acl.0.topics",
+        ),
+    ] {
+        refused(&format!("[[acl]]\n{text}"), key, problem);
+    }
+}
+
+#[test]
+fn groups_need_tokens() {
+    let text = "[auth]\njwt = { key_file = \"/k\" }\n[[acl]]\nwho = \"group:x\"\nallow = [\"publish\"]\ntopics = [\"a\"]\n";
+    let config = config(text);
+    assert_eq!(config.acl[0].who, Who::Group("x".to_owned()));
+    assert!(config.auth.jwt.is_configured());
 }

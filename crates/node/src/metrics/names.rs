@@ -8,8 +8,11 @@ pub const CONNECTIONS_OPENED_TOTAL: &str = "holdfast_connections_opened_total";
 pub const CONNECTIONS_CLOSED_TOTAL: &str = "holdfast_connections_closed_total";
 /// Connections that were not admitted. Labels `listener`, `reason`.
 pub const CONNECTIONS_REJECTED_TOTAL: &str = "holdfast_connections_rejected_total";
-/// Enhanced authentications that are over. Label `result`: `accepted`, `refused`.
+/// Logins that are over. Label `result`: `accepted`, `refused`, `throttled`.
 pub const AUTH_ATTEMPTS_TOTAL: &str = "holdfast_auth_attempts_total";
+/// Checks against `[[acl]]`. Labels `action` (`publish`, `subscribe`, `will`, `receive`), `result`
+/// (`allow`, `deny`).
+pub const ACL_CHECKS_TOTAL: &str = "holdfast_acl_checks_total";
 /// Rules that clients broke. Label `reason` (one of [`VIOLATION_REASONS`]).
 pub const PROTOCOL_VIOLATIONS_TOTAL: &str = "holdfast_protocol_violations_total";
 /// In-flight messages sent again on a new connection.
@@ -157,7 +160,7 @@ pub const ROCKSDB_PENDING_COMPACTION_BYTES: &str = "holdfast_rocksdb_pending_com
 pub const ROCKSDB_WRITE_STALL: &str = "holdfast_rocksdb_write_stall";
 
 /// Values of `reason` in [`CONNECTIONS_CLOSED_TOTAL`].
-pub const CLOSE_REASONS: [&str; 11] = [
+pub const CLOSE_REASONS: [&str; 15] = [
     "client",
     "keepalive",
     "takeover",
@@ -169,6 +172,10 @@ pub const CLOSE_REASONS: [&str; 11] = [
     "no_quorum",
     "node_down",
     "internal",
+    "token_expired",
+    "credentials_revoked",
+    "banned",
+    "acl",
 ];
 
 /// Values of `reason` in [`MESSAGES_DROPPED_TOTAL`].

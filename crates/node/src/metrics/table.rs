@@ -5,7 +5,7 @@ use super::metric::{ENTRIES, Metric, SECONDS, counter, gauge, histogram};
 use super::names::*;
 
 /// Every metric of this version; those of the process are in `metrics/process.rs`.
-pub const TABLE: [Metric; 76] = [
+pub const TABLE: [Metric; 77] = [
     gauge(CONNECTIONS, "Client connections open now."),
     counter(CONNECTIONS_OPENED_TOTAL, "Client connections accepted."),
     counter(
@@ -102,6 +102,10 @@ pub const TABLE: [Metric; 76] = [
     counter(
         AUTH_ATTEMPTS_TOTAL,
         "Clients that have shown who they are, or failed to.",
+    ),
+    counter(
+        ACL_CHECKS_TOTAL,
+        "What clients asked for and was checked against the rules, by action and result.",
     ),
     counter(
         PROTOCOL_VIOLATIONS_TOTAL,

@@ -112,6 +112,7 @@ const fn refusal_to_proto(refusal: Refusal) -> proto::Refusal {
         Refusal::StaleEpoch => proto::Refusal::StaleEpoch,
         Refusal::StaleIncarnation => proto::Refusal::StaleIncarnation,
         Refusal::Malformed => proto::Refusal::Malformed,
+        Refusal::NotOwner => proto::Refusal::NotOwner,
     }
 }
 
@@ -120,6 +121,7 @@ fn refusal_from_proto(refusal: i32) -> Result<Refusal, EncodingError> {
         Ok(proto::Refusal::StaleEpoch) => Ok(Refusal::StaleEpoch),
         Ok(proto::Refusal::StaleIncarnation) => Ok(Refusal::StaleIncarnation),
         Ok(proto::Refusal::Malformed) => Ok(Refusal::Malformed),
+        Ok(proto::Refusal::NotOwner) => Ok(Refusal::NotOwner),
         Ok(proto::Refusal::Unspecified) | Err(_) => Err(EncodingError::Missing {
             field: "Response.refused",
         }),

@@ -5,12 +5,18 @@ use codec::Timestamp;
 
 use super::field::{node_life_from_proto, node_life_to_proto, present, shard_from_proto};
 use super::proto::batch::Proposer;
-use super::{EncodingError, from_bytes, proto, to_bytes};
+use super::{EncodingError, decode_command, from_bytes, proto, to_bytes};
 use crate::batch::{Batch, ProposerId};
+use crate::command::Command;
 
-/// The format of the batches that this version writes, and the newest that it reads. It grows
-/// when the meaning of a command changes.
-pub const BATCH_FORMAT: u32 = 2;
+/// The newest format of batches that this version writes and reads. It grows when the meaning of a
+/// command changes.
+pub const BATCH_FORMAT: u32 = 3;
+/// What is written where nothing needs the newest one, so that nodes of the version before can follow
+/// until the first client has shown a user name.
+const FORMAT_WITHOUT_OWNERS: u32 = 2;
+/// First byte of an encoded `Command::Connect`: field 3, length-delimited.
+const CONNECT_TAG: u8 = 0x1A;
 
 /// `batch` as the bytes of a Raft entry. Copies each command once.
 #[must_use]
@@ -23,12 +29,25 @@ pub fn encode_batch(batch: &Batch) -> Bytes {
         ProposerId::Idempotent => Proposer::Idempotent(proto::Nothing {}),
     };
     to_bytes(&proto::Batch {
-        format: BATCH_FORMAT,
+        format: format_of(&batch.commands),
         proposer: Some(proposer),
         sequence: batch.sequence,
         leader_time_ms: batch.leader_time.as_millis(),
         commands: batch.commands.clone(),
     })
+}
+
+/// The oldest format that says all that is in these commands.
+fn format_of(commands: &[Bytes]) -> u32 {
+    let has_owner = |command: &Bytes| {
+        command.first() == Some(&CONNECT_TAG)
+            && matches!(decode_command(command.clone()), Ok(Command::Connect(connect)) if connect.owner.is_some())
+    };
+    if commands.iter().any(has_owner) {
+        BATCH_FORMAT
+    } else {
+        FORMAT_WITHOUT_OWNERS
+    }
 }
 
 /// Reads a Raft entry; its commands are slices of `bytes` and are not looked into.

@@ -6,8 +6,8 @@ use session::Subscription;
 
 use super::field::{
     client_id_from_proto, client_id_to_proto, holder_from_proto, holder_to_proto, narrow,
-    node_from_proto, node_life_from_proto, node_life_to_proto, packet_id_from_proto, present,
-    reason_code_from_proto,
+    node_from_proto, node_life_from_proto, node_life_to_proto, owner_from_proto,
+    packet_id_from_proto, present, reason_code_from_proto,
 };
 use super::message::{
     filter_from_proto, message_from_proto, message_to_proto, will_from_proto, will_to_proto,
@@ -329,6 +329,7 @@ fn connect_to_proto(connect: &Connect) -> proto::Connect {
         receive_maximum: connect.receive_maximum.into(),
         limits: Some(limits_to_proto(connect.limits)),
         will: connect.will.as_ref().map(will_to_proto),
+        owner: connect.owner.as_ref().map(codec::Utf8::to_bytes),
     }
 }
 
@@ -341,6 +342,7 @@ fn connect_from_proto(connect: proto::Connect) -> Result<Connect, EncodingError>
         receive_maximum: narrow("Connect.receive_maximum", connect.receive_maximum)?,
         limits: limits_from_proto(present("Connect.limits", connect.limits)?)?,
         will: connect.will.map(will_from_proto).transpose()?,
+        owner: owner_from_proto("Connect.owner", connect.owner)?,
     })
 }
 

@@ -50,6 +50,15 @@ pub(super) fn utf8_from_proto(field: &'static str, bytes: Bytes) -> Result<Utf8,
     Utf8::try_from(bytes).map_err(text_error(field))
 }
 
+/// The owner of a session: kept as long as that, so it does not pin what it was read from.
+pub(super) fn owner_from_proto(
+    field: &'static str,
+    bytes: Option<Bytes>,
+) -> Result<Option<Utf8>, EncodingError> {
+    let owner = bytes.map(|bytes| utf8_from_proto(field, bytes));
+    Ok(owner.transpose()?.map(|owner| owner.detached()))
+}
+
 pub(super) fn packet_id_from_proto(
     field: &'static str,
     value: u32,

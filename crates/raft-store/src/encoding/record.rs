@@ -8,7 +8,7 @@ use session::StoredMessage;
 use super::answers::{responses_from_proto, responses_to_proto};
 use super::field::{
     client_id_from_proto, client_id_to_proto, holder_from_proto, holder_to_proto, invalid,
-    packet_id_from_proto, present,
+    owner_from_proto, packet_id_from_proto, present,
 };
 use super::message::{
     filter_from_proto, message_from_proto, message_to_proto, qos_from_proto, topic_from_proto,
@@ -81,11 +81,13 @@ pub fn encode_record(record: &StateRecord) -> Vec<u8> {
             holder,
             formers,
             hosted,
+            owner,
         } => proto::SessionRecord {
             epoch: epoch.0,
             holder: holder.map(holder_to_proto),
             formers: formers.iter().copied().map(former_to_proto).collect(),
             hosted: hosted.as_ref().map(meta_to_proto),
+            owner: owner.as_ref().map(codec::Utf8::to_bytes),
         }
         .encode_to_vec(),
         StateRecord::Inbound(packet_ids) => proto::InboundRecord {
@@ -311,6 +313,7 @@ fn session_from_proto(session: proto::SessionRecord) -> Result<StateRecord, Enco
             .map(former_from_proto)
             .collect::<Result<_, _>>()?,
         hosted: session.hosted.map(meta_from_proto).transpose()?,
+        owner: owner_from_proto("SessionRecord.owner", session.owner)?,
     })
 }
 

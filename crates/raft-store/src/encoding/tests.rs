@@ -3,11 +3,12 @@
 mod strategies;
 
 use bytes::Bytes;
-use codec::{ClientId, Message, MessageProperties, Qos, Timestamp, TopicFilter, TopicName};
+use codec::{ClientId, Message, MessageProperties, Qos, Timestamp, TopicFilter, TopicName, Utf8};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use prost::Message as _;
+use session::SessionLimits;
 
 use self::strategies::{answers, batch, command, key, message, row};
 use super::{
@@ -17,8 +18,8 @@ use super::{
     message_to_proto, proto,
 };
 use crate::batch::{Batch, ProposerId};
-use crate::command::{Command, OutboxTarget};
-use crate::ids::{Epoch, Incarnation, NodeId, ShardId};
+use crate::command::{Command, Connect, OutboxTarget};
+use crate::ids::{ConnectionId, Epoch, Holder, Incarnation, NodeId, ShardId};
 use crate::state::{StateKey, StateRecord};
 
 /// Hands `bytes` to every decoder. Whatever they are, none panics, and what is understood can be
@@ -221,6 +222,43 @@ fn topic_and_payload_are_slices_and_filters_are_not() {
         panic!("another command");
     };
     assert!(!is_slice(filters[0].as_bytes(), &bytes));
+}
+
+/// A node of the version before can follow until the first client has shown a user name.
+#[test]
+fn only_a_batch_with_an_owner_needs_the_newest_format() {
+    let connect = |owner: Option<&str>| {
+        encode_command(&Command::Connect(Box::new(Connect {
+            client_id: ClientId::new("c").unwrap(),
+            holder: Holder {
+                node: NodeId(1),
+                incarnation: Incarnation(1),
+                connection: ConnectionId(1),
+            },
+            clean_start: true,
+            session_expiry_interval_s: 0,
+            receive_maximum: 1,
+            limits: SessionLimits::default(),
+            will: None,
+            owner: owner.map(|name| Utf8::try_from(name).unwrap()),
+        })))
+    };
+    let format = |commands: Vec<Bytes>| {
+        let bytes = encode_batch(&Batch {
+            proposer: ProposerId::Idempotent,
+            sequence: 0,
+            leader_time: Timestamp::ZERO,
+            commands,
+        });
+        proto::Batch::decode(bytes).unwrap().format
+    };
+    let publish = || encode_command(&publish());
+    assert_eq!(format(vec![]), 2);
+    assert_eq!(format(vec![publish(), connect(None)]), 2);
+    assert_eq!(
+        format(vec![publish(), connect(Some("alice"))]),
+        BATCH_FORMAT
+    );
 }
 
 #[test]

@@ -22,8 +22,12 @@ struct Previous {
 }
 
 impl Machine {
-    /// Takes the session over, resumes or clears it [MQTT-3.1.2-4..6, 3.1.4-3].
+    /// Takes the session over, resumes or clears it [MQTT-3.1.2-4..6, 3.1.4-3]. Of another user's it
+    /// does none of that.
     pub(super) fn connect(&mut self, connect: Connect, effects: &mut Vec<Effect>) -> Response {
+        if self.belongs_to_another(&connect) {
+            return Response::Refused(Refusal::NotOwner);
+        }
         let Connect {
             client_id,
             holder,
@@ -61,6 +65,7 @@ impl Machine {
             epoch,
             holder: Some(holder),
             formers,
+            owner: connect.owner,
             session,
             unsaved_from: unsaved_from.filter(|_| session_present).unwrap_or(u64::MAX),
             is_changed: false,
@@ -74,6 +79,17 @@ impl Machine {
             hosted,
             formers: former_connections,
         }
+    }
+
+    /// Whether there is a session of this client that another user created. One whose time is up is
+    /// nobody's, although no timer has ended it yet; what its last connections still have under way is.
+    fn belongs_to_another(&self, connect: &Connect) -> bool {
+        let Some(record) = self.sessions.get(&connect.client_id) else {
+            return false;
+        };
+        let deadline = record.session.as_ref().and_then(|s| s.next_deadline());
+        let is_over = record.formers.is_empty() && deadline.is_some_and(|at| at <= self.time);
+        record.owner != connect.owner && !is_over
     }
 
     /// What a connection must send first.

@@ -169,6 +169,7 @@ impl Machine {
                         holder: record.holder,
                         formers: record.formers.clone(),
                         hosted: record.session.as_ref().map(|session| session.meta()),
+                        owner: record.owner.clone(),
                     })
             }
             StateKey::Inbound(client_id) => self.session(client_id).and_then(|session| {
@@ -325,6 +326,7 @@ impl Machine {
                     holder,
                     formers,
                     hosted,
+                    owner,
                 },
             ) => {
                 if let Some(meta) = hosted {
@@ -339,6 +341,7 @@ impl Machine {
                     epoch,
                     holder,
                     formers,
+                    owner,
                     session: None,
                     unsaved_from: u64::MAX,
                     is_changed: false,

@@ -7,6 +7,7 @@
 
 mod bodies;
 mod catch_up;
+mod owners;
 mod retained;
 mod shared;
 mod storage;
@@ -85,6 +86,7 @@ impl Tested {
             receive_maximum: 10,
             limits: SessionLimits::default(),
             will: None,
+            owner: None,
         };
         connect(&mut command);
         let (answer, effects) = self.apply(&Command::Connect(Box::new(command)));

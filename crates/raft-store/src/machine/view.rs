@@ -3,7 +3,7 @@
 
 use std::ops::Bound;
 
-use codec::{ClientId, TopicFilter};
+use codec::{ClientId, TopicFilter, Utf8};
 use session::{DeliveryRecord, Session, Subscription};
 
 use super::{Machine, SessionRecord};
@@ -14,6 +14,8 @@ use crate::ids::{Epoch, Holder};
 pub struct SessionView {
     /// The client.
     pub client_id: ClientId,
+    /// The user name that it belongs to; `None`: an anonymous client's.
+    pub owner: Option<Utf8>,
     /// Its last connection.
     pub epoch: Epoch,
     /// Where that connection is; `None`: it is closed.
@@ -154,6 +156,7 @@ impl Machine {
             awaiting_pubrel: session.awaiting_pubrel().len(),
         });
         SessionView {
+            owner: record.owner.clone(),
             client_id: client_id.clone(),
             epoch: record.epoch,
             holder: record.holder,
@@ -190,6 +193,7 @@ mod tests {
                 receive_maximum: 10,
                 limits: SessionLimits::default(),
                 will: None,
+                owner: None,
             };
             machine.apply(
                 index,

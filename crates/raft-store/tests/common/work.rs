@@ -28,6 +28,7 @@ pub(crate) fn connect(name: &str, node: NodeId) -> Command {
         receive_maximum: 50,
         limits: SessionLimits::default(),
         will: None,
+        owner: None,
     }))
 }
 

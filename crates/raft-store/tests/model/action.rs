@@ -46,6 +46,8 @@ pub(crate) struct Terms {
     pub(crate) receive_maximum: u16,
     pub(crate) limits: SessionLimits,
     pub(crate) will: Option<WillTerms>,
+    /// A user who has shown a name, unlike most.
+    pub(crate) has_name: bool,
 }
 
 /// A will.
@@ -380,6 +382,8 @@ fn terms(client: usize) -> impl Strategy<Value = Terms> {
                 receive_maximum,
                 limits,
                 will,
+                // Now and then, without a random number of its own.
+                has_name: receive_maximum == 5 && expiry_interval_s == 60,
             },
         )
 }

@@ -131,6 +131,7 @@ impl Race {
                 ..SessionLimits::default()
             },
             will: None,
+            owner: None,
         })));
         race
     }

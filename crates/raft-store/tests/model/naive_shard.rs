@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use codec::{ClientId, ReasonCode, Timestamp, TopicFilter, TopicName};
+use codec::{ClientId, ReasonCode, Timestamp, TopicFilter, TopicName, Utf8};
 use raft_store::{
     Acknowledgement, CloseReason, Command, Connect, Effect, Ending, Epoch, Holder, Incarnation,
     NodeId, OutboxTarget, ProposerId, Refusal, Response, RouteTarget, ShardId, WaitingItem,
@@ -47,6 +47,7 @@ pub(crate) struct Client {
     pub(crate) epoch: Epoch,
     pub(crate) open: Option<Holder>,
     formers: Vec<(Epoch, Holder)>,
+    pub(crate) owner: Option<Utf8>,
     pub(crate) session: Option<NaiveSession>,
     pub(crate) read: Option<Read>,
 }
@@ -403,10 +404,21 @@ impl NaiveShard {
 
     // Sessions.
 
+    fn belongs_to_another(&self, connect: &Connect) -> bool {
+        self.clients.get(&connect.client_id).is_some_and(|client| {
+            let ends_at = client.session.as_ref().and_then(|session| session.ends_at);
+            let is_over = ends_at.is_some_and(|end| end <= self.time) && client.formers.is_empty();
+            client.owner != connect.owner && !is_over
+        })
+    }
+
     fn connect(&mut self, connect: &Connect) -> Response {
         let Connect {
             client_id, holder, ..
         } = connect.clone();
+        if self.belongs_to_another(connect) {
+            return Response::Refused(Refusal::NotOwner);
+        }
         self.epochs += 1;
         let epoch = Epoch(self.epochs);
         let (mut formers, mut kept) = (Vec::new(), None);
@@ -447,6 +459,7 @@ impl NaiveShard {
             epoch,
             open: Some(holder),
             formers,
+            owner: connect.owner.clone(),
             session,
             read: None,
         };

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use codec::{ClientId, Timestamp, Will};
+use codec::{ClientId, Timestamp, Utf8, Will};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 use raft_store::encoding::decode_command;
@@ -505,6 +505,7 @@ impl World {
             receive_maximum: terms.receive_maximum,
             limits: terms.limits,
             will,
+            owner: terms.has_name.then(|| Utf8::try_from("alice").unwrap()),
         };
         self.submit(
             home,

@@ -102,6 +102,7 @@ pub(crate) fn connect(name: &str, holder: Holder, session_expiry_interval_s: u32
             ..SessionLimits::default()
         },
         will: None,
+        owner: None,
     }))
 }
 

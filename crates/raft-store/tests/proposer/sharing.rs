@@ -402,6 +402,7 @@ impl Sharing {
             receive_maximum: u16::MAX,
             limits,
             will,
+            owner: None,
         };
         let answer = self.commit(shard, &Command::Connect(Box::new(connect)))?;
         match answer {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use codec::{
     ClientId, Message, MessageProperties, PacketId, Qos, ReasonCode, SubscriptionIdentifier,
-    SubscriptionOptions, Timestamp, TopicFilter, TopicName, Will,
+    SubscriptionOptions, Timestamp, TopicFilter, TopicName, Utf8, Will,
 };
 use raft_store::command::{
     Acknowledgement, Command, Connect, Ending, OutboxItem, OutboxTarget, RetainedCopy,
@@ -244,6 +244,7 @@ impl<'a> Commands<'a> {
                 message: it.message(),
                 delay_interval_s: it.seconds(),
             }),
+            owner: self.option(|it| Utf8::try_from(it.pick(["u", "v"])).expect("legal")),
         }
     }
 

@@ -267,15 +267,19 @@ fn acknowledgement() -> impl Strategy<Value = Acknowledgement> {
 
 fn connect() -> impl Strategy<Value = Connect> {
     let numbers = any::<(bool, u32, u16)>();
-    (client_id(), holder(), numbers, limits(), option::of(will())).prop_map(
-        |(client_id, holder, (clean_start, expiry, receive_maximum), limits, will)| Connect {
-            client_id,
-            holder,
-            clean_start,
-            session_expiry_interval_s: expiry,
-            receive_maximum,
-            limits,
-            will,
+    let texts = (client_id(), option::of(utf8()));
+    (texts, holder(), numbers, limits(), option::of(will())).prop_map(
+        |((client_id, owner), holder, (clean_start, expiry, receive_maximum), limits, will)| {
+            Connect {
+                client_id,
+                holder,
+                clean_start,
+                session_expiry_interval_s: expiry,
+                receive_maximum,
+                limits,
+                will,
+                owner,
+            }
         },
     )
 }
@@ -475,6 +479,7 @@ fn response() -> impl Strategy<Value = Response> {
         Refusal::StaleEpoch,
         Refusal::StaleIncarnation,
         Refusal::Malformed,
+        Refusal::NotOwner,
     ];
     prop_oneof![
         Just(Response::Done),
@@ -561,13 +566,17 @@ pub(super) fn row() -> impl Strategy<Value = (StateKey, StateRecord)> {
         option::of(holder()),
         vec((epoch(), holder()), 0..3),
         option::of(meta()),
+        option::of(utf8()),
     )
-        .prop_map(|(epoch, holder, formers, hosted)| StateRecord::Session {
-            epoch,
-            holder,
-            formers,
-            hosted,
-        });
+        .prop_map(
+            |(epoch, holder, formers, hosted, owner)| StateRecord::Session {
+                epoch,
+                holder,
+                formers,
+                hosted,
+                owner,
+            },
+        );
     let a = || ClientId::new("a").unwrap();
     let t = TopicFilter::try_from("t/#").unwrap();
     let target = OutboxTarget::Shard(ShardId(1));

@@ -144,6 +144,7 @@ fn client_records(client_id: &ClientId, client: &Client) -> Substance {
         holder: client.open,
         formers: client.formers.clone(),
         hosted: client.session.as_ref().map(NaiveSession::meta),
+        owner: client.owner.clone(),
     };
     let mut records = Substance::new();
     records.insert(StateKey::Session(client_id.clone()), (record, None));

@@ -1,6 +1,6 @@
 //! The end of a run.
 
-use codec::{ReasonCode, Timestamp};
+use codec::{ClientId, ReasonCode, Timestamp};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 use raft_store::{Acknowledgement, Command, Ending, OutboxTarget, StateKey};
@@ -90,12 +90,19 @@ impl World {
 
     /// A client connects once more, takes all that waits, and ends its session.
     fn drain_client(&mut self, client: usize) -> TestCaseResult {
+        let client_id = ClientId::new(CLIENTS[client]).unwrap();
+        let mut shards = self.shards.iter();
+        let has_name = shards.any(|tested| {
+            let client = tested.model.clients.get(&client_id);
+            client.is_some_and(|client| client.owner.is_some())
+        });
         let terms = Terms {
             clean_start: false,
             expiry_interval_s: 60,
             receive_maximum: 7,
             limits: SessionLimits::default(),
             will: None,
+            has_name,
         };
         self.connect(client, 0, false, terms)?;
         let connection = self.connections.last().unwrap().clone();
