@@ -106,22 +106,23 @@ const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPEC
 
 pub(super) fn read(reader: &mut Reader, root: &mut Table) -> ClusterConfig {
     let mut section = reader.section(root, "cluster");
-    let member_keys: Vec<&str> = ["listen", "advertise"]
-        .into_iter()
-        .filter(|key| section.is_written(key))
-        .collect();
     let mut config = keys(&mut section);
     let mut tls = section.sub("tls");
     let files = ["cert", "key", "ca"].map(|key| file(&mut tls, key));
     tls.finish();
     section.finish();
     config.tls = cluster_tls(reader, files);
-    for key in member_keys.iter().filter(|_| config.is_single_node()) {
-        let key = format!("cluster.{key}");
-        reader.conflict(
-            &[&key],
-            "only a member of a cluster uses it: list all nodes in cluster.peers",
-        );
+    // A default that is written out, as `config print --effective` does, is no mistake.
+    for (key, is_set) in [
+        ("cluster.listen", config.listen != LISTEN),
+        ("cluster.advertise", config.advertise.is_some()),
+    ] {
+        if is_set && config.is_single_node() {
+            reader.conflict(
+                &[key],
+                "only a member of a cluster uses it: list all nodes in cluster.peers",
+            );
+        }
     }
     check_timeouts(reader, &config);
     check_peers(reader, &config);

@@ -670,6 +670,9 @@ fn what_is_printed_reads_back_as_the_same_configuration() {
         assert_eq!(again.config, loaded.config, "{text}");
     }
     assert!(!print(&loaded.entries, Printed::Written).contains("[storage]"));
+    let single = load("", &[], &[]).unwrap();
+    let text = print(&single.entries, Printed::Effective);
+    assert_eq!(config(&text), single.config, "{text}");
 }
 
 mod no_input_panics {
@@ -858,11 +861,6 @@ fn a_rule_with_an_illegal_value_is_named() {
         (
             &format!("{good}topic = \"x\"\n"),
             "5: acl.0.topic = ",
-            "acl.0.topics",
-        ),
-        (
-            &good.replace("topics", "topcis"),
-            "4: acl.0.topcis = ",
             "acl.0.topics",
         ),
     ] {
