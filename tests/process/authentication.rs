@@ -56,17 +56,17 @@ fn utf8(text: &str) -> Utf8 {
 }
 
 /// The client's side of one exchange.
-struct Scram(Session);
+pub(crate) struct Scram(Session);
 
 impl Scram {
-    fn new(user: &str, password: &str) -> Self {
+    pub(crate) fn new(user: &str, password: &str) -> Self {
         let config =
             SASLConfig::with_credentials(None, user.to_owned(), password.to_owned()).unwrap();
         let method = Mechname::parse(METHOD.as_bytes()).unwrap();
         Self(SASLClient::new(config).start_suggested(&[method]).unwrap())
     }
 
-    fn step(&mut self, data: Option<&[u8]>) -> Bytes {
+    pub(crate) fn step(&mut self, data: Option<&[u8]>) -> Bytes {
         let mut answer = Vec::new();
         self.0
             .step(data, &mut answer)
@@ -75,7 +75,7 @@ impl Scram {
     }
 }
 
-fn connect(client_id: &str, data: Option<Bytes>) -> Connect {
+pub(crate) fn connect(client_id: &str, data: Option<Bytes>) -> Connect {
     Connect {
         authentication_method: Some(utf8(METHOD)),
         authentication_data: data,
@@ -83,7 +83,7 @@ fn connect(client_id: &str, data: Option<Bytes>) -> Connect {
     }
 }
 
-fn auth(reason_code: ReasonCode, data: Bytes) -> Packet {
+pub(crate) fn auth(reason_code: ReasonCode, data: Bytes) -> Packet {
     Packet::Auth(Auth {
         reason_code,
         authentication_method: Some(utf8(METHOD)),
@@ -99,7 +99,7 @@ async fn open(cluster: &Cluster, node: NodeId, name: &str) -> Client {
 }
 
 /// Sends CONNECT, and answers with `password` what it is asked.
-async fn exchange(client: &mut Client, connect: Connect, mut scram: Scram) -> Connack {
+pub(crate) async fn exchange(client: &mut Client, connect: Connect, mut scram: Scram) -> Connack {
     client.send(&Packet::Connect(Box::new(connect))).await;
     let challenge = expect_challenge(client).await;
     let proof = scram.step(Some(&challenge));
@@ -116,7 +116,7 @@ async fn exchange(client: &mut Client, connect: Connect, mut scram: Scram) -> Co
 }
 
 /// AUTH with 0x18 [MQTT-4.12.0-2] and the method of CONNECT [MQTT-4.12.0-5].
-async fn expect_challenge(client: &mut Client) -> Bytes {
+pub(crate) async fn expect_challenge(client: &mut Client) -> Bytes {
     let auth = client
         .expect("AUTH", |packet| match packet {
             Packet::Auth(auth) => Some(auth.clone()),

@@ -46,9 +46,11 @@ async fn a_connected_session_is_out_of_reach_for_others() {
     let cluster = three_nodes(name, &files).await;
     for (owner, others) in [(ALICE, [BOB, NOBODY]), (NOBODY, [ALICE, BOB])] {
         for version in VERSIONS {
+            // Whoever is not waited for may still be there: each has its own.
+            let [stays, goes] = ["stays", "goes"].map(|it| format!("{}-{version:?}-{it}", owner.0));
             for options in [
-                ConnectOptions::persistent(format!("{}-persistent", owner.0), version),
-                ConnectOptions::transient(format!("{}-transient", owner.0), version),
+                ConnectOptions::persistent(stays.as_str(), version),
+                ConnectOptions::transient(goes.as_str(), version),
             ] {
                 let options = with_user(options, owner);
                 let id = options.client_id.clone();
@@ -68,11 +70,10 @@ async fn a_connected_session_is_out_of_reach_for_others() {
                 again.disconnect().await;
             }
             // Once it has ended it is free.
-            let id = format!("{}-persistent", owner.0);
-            let options = ConnectOptions::transient(id.as_str(), version);
+            let options = ConnectOptions::transient(stays.as_str(), version);
             let client = connected(&cluster, 3, &with_user(options, owner)).await;
             client.disconnect().await;
-            expect_free(&cluster, &id).await;
+            expect_free(&cluster, &stays).await;
         }
     }
 }

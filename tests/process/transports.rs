@@ -1,6 +1,7 @@
 //! What MQTT is carried by: TLS, WebSocket, Unix sockets, and PROXY headers in front of them. One node
 //! each, with real sockets; clients of other people are in `interop`.
 
+mod access;
 mod clients;
 mod proxy;
 mod tls;

@@ -82,7 +82,7 @@ pub(crate) fn connector(
     TlsConnector::from(Arc::new(config))
 }
 
-const BOTH: [&SupportedProtocolVersion; 2] = [&version::TLS12, &version::TLS13];
+pub(crate) const BOTH: [&SupportedProtocolVersion; 2] = [&version::TLS12, &version::TLS13];
 
 pub(crate) async fn encrypt(
     connector: &TlsConnector,

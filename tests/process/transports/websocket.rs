@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use codec::{Decoder, Limits, Packet, ProtocolVersion, ReasonCode, encode};
 use testkit::ports::Port;
 use testkit::{Cluster, VERSIONS};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio_rustls::rustls::version;
 
 use super::{IN_TIME, expect_rejected, listener, node, tcp, tls, transient};
@@ -19,6 +19,34 @@ const FINAL: u8 = 0x80;
 
 /// A client that writes each frame itself.
 struct Frames<S>(S);
+
+/// A client's stream of bytes over WebSocket, once it is open.
+pub(super) async fn carried(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> DuplexStream {
+    let (reader, writer) = tokio::io::split(Frames::open(stream).await.0);
+    let (mut reader, mut writer) = (Frames(reader), Frames(writer));
+    let (near, far) = tokio::io::duplex(4096);
+    let (mut outgoing, mut incoming) = tokio::io::split(far);
+    tokio::spawn(async move {
+        let mut bytes = [0; 1024];
+        while let Ok(length @ 1..) = outgoing.read(&mut bytes).await {
+            if (writer.try_send(FINAL | BINARY, &bytes[..length]).await).is_err() {
+                break;
+            }
+        }
+        writer.0.shutdown().await.ok();
+    });
+    tokio::spawn(async move {
+        while let Some((BINARY, bytes)) = reader.read_frame().await {
+            if incoming.write_all(&bytes).await.is_err() {
+                break;
+            }
+        }
+        incoming.shutdown().await.ok();
+    });
+    near
+}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
     /// Asks for an upgrade; returns the answer's head.
@@ -42,9 +70,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
         this
     }
+}
+
+impl<S: AsyncWrite + Unpin> Frames<S> {
+    async fn send(&mut self, first: u8, payload: &[u8]) {
+        self.try_send(first, payload).await.unwrap();
+    }
 
     /// Sends a frame that fits into one byte of length, or two.
-    async fn send(&mut self, first: u8, payload: &[u8]) {
+    async fn try_send(&mut self, first: u8, payload: &[u8]) -> std::io::Result<()> {
         let mask = [0xA5, 0x5A, 0x0F, 0xF0];
         let mut frame = vec![first];
         match u8::try_from(payload.len()) {
@@ -57,10 +91,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
         frame.extend(mask);
         let masked = payload.iter().zip(mask.iter().cycle());
         frame.extend(masked.map(|(byte, key)| byte ^ key));
-        self.0.write_all(&frame).await.unwrap();
-        self.0.flush().await.unwrap();
+        self.0.write_all(&frame).await?;
+        self.0.flush().await
     }
+}
 
+impl<S: AsyncRead + Unpin> Frames<S> {
     /// The next frame: opcode and payload; `None`: the connection is closed.
     async fn next(&mut self) -> Option<(u8, Vec<u8>)> {
         tokio::time::timeout(IN_TIME, self.read_frame())

@@ -74,7 +74,13 @@ impl Principal {
         client_id: &str,
         origin: &Origin,
     ) -> Result<(), Refused> {
-        policy.check_bans(client_id, self.user(), origin)?;
+        // 0x8A is a code of CONNACK alone (5.0 section 3.14.2.1).
+        policy
+            .check_bans(client_id, self.user(), origin)
+            .map_err(|banned| Refused {
+                reason_code: ReasonCode::AdministrativeAction,
+                ..banned
+            })?;
         let user = self.user().unwrap_or_default();
         let still_holds = match self.evidence {
             Evidence::None => policy.admits_anonymous(origin),
