@@ -229,6 +229,9 @@ fn carried_out(answer: &Answer) -> Result<Value, StartError> {
                 .filter_map(|failed| failed.get("reason")?.as_str());
             format!("{detail}: {}", reasons.collect::<Vec<_>>().join("; "))
         }
+        None if answer.status == 401 => {
+            format!("{detail} (status 401): give one with --token-file or HOLDFAST_TOKEN_FILE")
+        }
         None => format!("{detail} (status {})", answer.status),
     };
     Err(match text("code") {

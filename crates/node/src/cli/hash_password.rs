@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -91,28 +91,36 @@ fn is_name(user: &str) -> bool {
 fn put(path: &Path, user: &str, line: &str) -> io::Result<()> {
     // Behind a symbolic link is the file that is meant.
     let path = path.canonicalize().unwrap_or_else(|_new| path.to_owned());
-    let (old, mode) = match fs::read_to_string(&path) {
-        Ok(old) => (old, fs::metadata(&path)?.permissions().mode()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (String::new(), NEW_FILE_MODE),
+    let (old, before) = match fs::read_to_string(&path) {
+        Ok(old) => (old, Some(fs::metadata(&path)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (String::new(), None),
         Err(error) => return Err(error),
     };
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let new = path.with_file_name(name);
-    let written =
-        write(&new, &with_line(&old, user, line), mode).and_then(|()| fs::rename(&new, &path));
+    let written = write(&new, &with_line(&old, user, line), before.as_ref())
+        .and_then(|()| fs::rename(&new, &path));
     if written.is_err() {
         fs::remove_file(&new).ok();
     }
     written
 }
 
-fn write(path: &Path, content: &str, mode: u32) -> io::Result<()> {
+/// With the mode, owner and group that the file had before: the broker must still be able to read it.
+fn write(path: &Path, content: &str, before: Option<&fs::Metadata>) -> io::Result<()> {
+    let mode = before.map_or(NEW_FILE_MODE, |before| before.permissions().mode());
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(mode)
         .open(path)?;
+    if let Some(before) = before {
+        let now = file.metadata()?;
+        if (before.uid(), before.gid()) != (now.uid(), now.gid()) {
+            fchown(&file, Some(before.uid()), Some(before.gid()))?;
+        }
+    }
     file.write_all(content.as_bytes())?;
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     file.sync_all()
@@ -178,6 +186,11 @@ mod tests {
         assert_eq!(mode(&path), 0o640);
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read_to_string(&path).unwrap(), "alice:$x\nbob:$y\n");
+        // Another owner stays, where the one who changes the file may give it away.
+        if std::os::unix::fs::chown(&path, None, Some(60)).is_ok() {
+            put(&path, "bob", "bob:$y").unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().gid(), 60);
+        }
         assert_eq!(
             fs::read_dir(folder.path()).unwrap().count(),
             2,

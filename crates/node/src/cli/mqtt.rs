@@ -236,7 +236,7 @@ impl Client {
             return Ok(client);
         }
         let reason = connack.reason_string.as_ref().map_or("", Utf8::as_str);
-        Err(refused("CONNECT", connack.reason_code, reason))
+        Err(refused("refused CONNECT", connack.reason_code, reason))
     }
 
     async fn send(&mut self, packet: &Packet) -> Result<(), StartError> {
@@ -264,7 +264,11 @@ impl Client {
             })?;
             if let Some(Packet::Disconnect(disconnect)) = &decoded {
                 let reason = disconnect.reason_string.as_ref().map_or("", Utf8::as_str);
-                return Err(refused("the connection", disconnect.reason_code, reason));
+                return Err(refused(
+                    "ended the connection",
+                    disconnect.reason_code,
+                    reason,
+                ));
             }
             if let Some(packet) = decoded {
                 return Ok(packet);
@@ -321,7 +325,7 @@ impl Client {
         match suback.reason_codes.first() {
             Some(code) if code.is_error() => {
                 let reason = suback.reason_string.as_ref().map_or("", Utf8::as_str);
-                Err(refused("SUBSCRIBE", *code, reason))
+                Err(refused("refused SUBSCRIBE", *code, reason))
             }
             Some(_) | None => Ok(()),
         }
@@ -446,7 +450,7 @@ fn address(url: &str) -> Result<String, StartError> {
 fn has_matched(ack: &Ack) -> Result<bool, StartError> {
     if ack.reason_code.is_error() {
         let reason = ack.reason_string.as_ref().map_or("", Utf8::as_str);
-        return Err(refused("PUBLISH", ack.reason_code, reason));
+        return Err(refused("refused PUBLISH", ack.reason_code, reason));
     }
     Ok(ack.reason_code != ReasonCode::NoMatchingSubscribers)
 }
@@ -458,7 +462,7 @@ fn refused(what: &str, code: ReasonCode, reason: &str) -> StartError {
     } else {
         format!(": {reason}")
     };
-    let problem = format!("the broker refused {what}: {code:?} (0x{code_number:02x}){reason}");
+    let problem = format!("the broker {what}: {code:?} (0x{code_number:02x}){reason}");
     if code == ReasonCode::ServerUnavailable {
         StartError::NoQuorum(problem)
     } else {

@@ -91,6 +91,12 @@ pub(super) fn read(reader: &mut Reader, root: &mut Table) -> AuthConfig {
     let ban_file = file(&mut section, "ban_file");
     later::auth(&mut section);
     section.finish();
+    if !jwt.audience.is_empty() && !jwt.is_configured() {
+        reader.conflict(
+            &["auth.jwt.audience"],
+            "no token is looked at without auth.jwt.jwks_file or auth.jwt.key_file",
+        );
+    }
     AuthConfig {
         anonymous,
         password_file,

@@ -94,6 +94,7 @@ const MISTAKES: &[&str] = &[
     // Access.
     "[auth]\nanonymous = \"no\"",
     "[auth]\njwt = \"key.pem\"",
+    "[auth]\njwt = { audience = \"mqtt\" }",
     "[[acl]]\nwho = \"alice\"\nallow = [\"publish\"]\ntopics = [\"a\"]",
     "[[acl]]\nwho = \"all\"\ntopics = [\"a\"]",
     "[[acl]]\nwho = \"all\"\nallow = [\"read\"]\ntopics = [\"a\"]",
