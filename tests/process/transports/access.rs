@@ -245,6 +245,35 @@ async fn a_certificate_names_its_user_over_every_transport() {
     }
 }
 
+impl Place {
+    /// Bob does not get at the session of Alice that stays; a will is what may be published.
+    async fn sessions_and_wills(
+        &self,
+        listener: &(Port, Over),
+        (id, version): (&str, ProtocolVersion),
+        root: &mut Client,
+    ) {
+        let bob = ConnectOptions::transient(id, version).credentials("bob", "pencil");
+        let code = self.refused(listener, &bob).await;
+        assert_eq!(code, ReasonCode::NotAuthorized);
+        let alice = with_user(ConnectOptions::persistent(id, version), ALICE);
+        let alice = self.connected(listener, &alice).await;
+        assert!(alice.session_present());
+        let code = self.refused(listener, &bob).await;
+        assert_eq!(code, ReasonCode::NotAuthorized);
+        drop(alice);
+
+        let will_id = format!("will-{}-{version:?}", listener.1.kind);
+        let options = transient(&will_id, version, ALICE);
+        let not_allowed = with_will(options.clone(), "of/bob/will");
+        let code = self.refused(listener, &not_allowed).await;
+        assert_eq!(code, ReasonCode::NotAuthorized);
+        let allowed = with_will(options, "of/alice/will");
+        drop(self.connected(listener, &allowed).await);
+        assert_eq!(root.expect_publish().await.topic, "of/alice/will");
+    }
+}
+
 /// Publish, subscribe, will, retained messages, shared subscriptions, and the session of another user.
 #[tokio::test]
 async fn every_rule_is_the_same_over_every_transport() {
@@ -305,26 +334,10 @@ async fn every_rule_is_the_same_over_every_transport() {
             assert_eq!(delivered(&mut alice).await, Vec::<String>::new());
             assert_eq!(delivered(&mut root).await, ["of/alice/y"]);
 
-            // Bob does not get at it, whether it is there or away.
-            let bob = with_user(
-                ConnectOptions::transient(id.as_str(), version),
-                ("bob", "pencil"),
-            );
-            let code = place.refused(listener, &bob).await;
-            assert_eq!(code, ReasonCode::NotAuthorized);
             alice.disconnect().await;
-            let code = place.refused(listener, &bob).await;
-            assert_eq!(code, ReasonCode::NotAuthorized);
-
-            let will_id = format!("will-{}-{version:?}", listener.1.kind);
-            let options = transient(&will_id, version, ALICE);
-            let not_allowed = with_will(options.clone(), "of/bob/will");
-            let code = place.refused(listener, &not_allowed).await;
-            assert_eq!(code, ReasonCode::NotAuthorized);
-            let allowed = with_will(options, "of/alice/will");
-            let client = place.connected(listener, &allowed).await;
-            drop(client);
-            assert_eq!(root.expect_publish().await.topic, "of/alice/will");
+            place
+                .sessions_and_wills(listener, (&id, version), &mut root)
+                .await;
         }
     }
 }
