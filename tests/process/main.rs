@@ -25,6 +25,7 @@ mod commands;
 mod credentials;
 mod disk;
 mod drain;
+mod durations;
 mod exchange;
 mod expiry;
 mod fsync;
