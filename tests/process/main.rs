@@ -52,5 +52,6 @@ mod storage;
 mod sys_topics;
 mod takeover;
 mod transports;
+mod tls_check;
 mod visibility;
 mod wills;
