@@ -154,6 +154,12 @@ impl TlsStore {
         })
     }
 
+    /// Until when the certificates in use are good, in seconds since 1970, by listener.
+    pub(crate) fn expiries(&self) -> impl Iterator<Item = (&str, i64)> {
+        let entries = self.entries.iter();
+        entries.map(|entry| (entry.name.as_str(), entry.state().expires))
+    }
+
     /// Looks at all files and takes over those that have changed. Reads from the disk.
     pub(crate) fn reload(&self) -> Vec<Reloaded> {
         self.entries.iter().map(Entry::reload).collect()
