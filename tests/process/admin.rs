@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use codec::{Packet, ProtocolVersion, Qos, ReasonCode};
 use serde_json::{Value, json};
+use testkit::certificates::{Authority, Subject};
 use testkit::http::{Answer, request};
 use testkit::{Client, Cluster, ClusterOptions, ConnectOptions, NodeId, VERSIONS, wait_until};
 
@@ -360,6 +361,54 @@ async fn a_node_that_does_not_answer_is_named() {
         "{alerts:?}"
     );
     cluster.wake(2);
+}
+
+/// The conditions of the Prometheus rules, for a cluster without Prometheus.
+#[tokio::test]
+async fn alerts_tell_of_certificates_that_expire_and_of_resources_that_are_short() {
+    let name = "alerts_tell_of_certificates_that_expire_and_of_resources_that_are_short";
+    let folder = tempfile::tempdir().unwrap();
+    let mut subject = Subject::new("old.example");
+    subject.expired = true;
+    let files = Authority::new("test authority").issue_files(folder.path(), "old", &subject);
+    let options = ClusterOptions {
+        nodes: 1,
+        // More memory than this is in use from the start.
+        limits: "memory_high = \"1MiB\"",
+        listeners: format!(
+            "[[listener]]\nname = \"tls\"\nkind = \"mqtts\"\nbind = \"127.0.0.1:0\"\ncert = \"{}\"\nkey = \"{}\"\n",
+            files.cert.display(),
+            files.key.display()
+        ),
+        unready: true,
+        ..options()
+    };
+    let cluster = Cluster::start(name, options).await;
+    let mut alerts = Vec::new();
+    wait_until("memory is short", IN_TIME, async || {
+        let answer = get(&cluster, 1, "/api/v1/alerts").await;
+        alerts = answer["alerts"].as_array().unwrap().clone();
+        alerts.iter().any(|alert| alert["name"] == "overload")
+    })
+    .await;
+    let of = |name: &str| {
+        let alert = alerts.iter().find(|alert| alert["name"] == name);
+        alert.unwrap_or_else(|| panic!("{name}: {alerts:?}"))
+    };
+    for (name, detail) in [
+        ("overload", "memory: "),
+        ("certificate_expires", "listener tls expired"),
+    ] {
+        let alert = of(name);
+        assert_eq!(alert["severity"], "critical", "{alert}");
+        assert_eq!(alert["node"], 1, "{alert}");
+        assert!(
+            alert["detail"].as_str().unwrap().contains(detail),
+            "{alert}"
+        );
+    }
+    let node = get(&cluster, 1, "/api/v1/nodes/1").await;
+    assert_eq!(node["certificates"][0]["not_after"], "2002-01-01T00:00:00Z");
 }
 
 /// The tokens of a cluster, as its file has them.

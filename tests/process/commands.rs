@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::access::{self, Files};
 use crate::scene::options;
 
 const IN_TIME: Duration = Duration::from_secs(60);
@@ -253,4 +254,47 @@ async fn a_data_folder_is_verified_while_no_node_uses_it() {
     std::fs::write(&table, bytes).unwrap();
     let broken = run(&["check", &folder]).await;
     assert_eq!(broken.code, 1, "{}{}", broken.out, broken.error);
+}
+
+/// Whose sessions there are, also of clients that are away.
+#[tokio::test]
+async fn sessions_are_listed_by_user() {
+    let name = "sessions_are_listed_by_user";
+    let files = Files::new();
+    let (alice, bob) = (("alice", "of alice"), ("bob", "of bob"));
+    files.passwords(&[alice, bob]);
+    let auth = files.key("password_file", "passwd") + "anonymous = true";
+    let cluster = access::cluster(name, 3, auth).await;
+    let version = ProtocolVersion::V5;
+    for (id, user) in [("one", alice), ("two", bob), ("three", ("", ""))] {
+        let options = access::with_user(ConnectOptions::persistent(id, version), user);
+        access::connected(&cluster, 1, &options)
+            .await
+            .disconnect()
+            .await;
+    }
+    let here = access::transient("here", version, alice);
+    let _here = access::connected(&cluster, 2, &here).await;
+    let listed = async |filter: &str| {
+        let admin = cluster.admin(3);
+        let list = ask_json(admin, &["sessions", "list", "--filter", filter]).await;
+        let clients = list["clients"].as_array().unwrap().clone();
+        clients
+            .iter()
+            .map(|one| format!("{} {}", one["client_id"], one["user"]))
+            .collect::<Vec<_>>()
+    };
+    let expected = [r#""here" "alice""#, r#""one" "alice""#];
+    wait_until("node 3 has applied that", IN_TIME, async || {
+        listed("user=alice").await == expected
+    })
+    .await;
+    assert_eq!(
+        listed("user=alice,connected=false").await,
+        [r#""one" "alice""#]
+    );
+    assert_eq!(listed("user=b*").await, [r#""two" "bob""#]);
+    assert_eq!(listed("user=").await, [r#""three" null"#]);
+    let shown = ask_json(cluster.admin(3), &["sessions", "show", "two"]).await;
+    assert_eq!(shown["client"]["user"], "bob");
 }

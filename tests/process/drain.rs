@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use codec::{Packet, ProtocolVersion, Qos, ReasonCode};
+use testkit::http::request;
 use testkit::{Client, Cluster, ClusterOptions, ConnectOptions, VERSIONS, report, wait_until};
 
 use crate::load::{Load, note_acknowledged};
@@ -222,5 +223,81 @@ async fn handshakes_are_finished_before_the_connection_ends() {
         assert!(reader.commit_barrier().await.is_empty(), "it came again");
         cluster.terminate_and_wait(1).await;
         cluster.restart_all().await;
+    }
+}
+
+/// A PUBLISH is not taken any more: it has no PUBACK, although nobody subscribed and nothing is waited for.
+async fn is_taken(client: &mut Client, id: u16) -> bool {
+    let publish = testkit::Outgoing {
+        id,
+        dup: false,
+        qos: Qos::AtLeastOnce,
+        topic: "nobody",
+        payload: "x",
+    };
+    client.publish(&publish).await;
+    // What follows on the first PINGREQ is written before the second is read.
+    let mut acknowledged = false;
+    for _ in 0..2 {
+        client.send(&Packet::Pingreq).await;
+        loop {
+            match client.recv().await {
+                Ok(Packet::Pingresp) => break,
+                Ok(packet) => acknowledged |= matches!(packet, Packet::Puback(_)),
+                // Its time was over before the drain could be called off.
+                Err(_) => return false,
+            }
+        }
+    }
+    acknowledged
+}
+
+/// A connection that takes nothing any more must end, also when the drain is called off meanwhile: what it
+/// did not take and was not sent comes only on the next one.
+#[tokio::test]
+async fn a_connection_that_has_begun_to_leave_ends_although_the_drain_is_called_off() {
+    let name = "a_connection_that_has_begun_to_leave_ends_although_the_drain_is_called_off";
+    let options = ClusterOptions {
+        nodes: 1,
+        ..options()
+    };
+    let cluster = Cluster::start(name, options).await;
+    let address = [cluster.mqtt(1)];
+    let ask = async |path: &str| {
+        let json = [("Content-Type", "application/json")];
+        let path = format!("/api/v1/nodes/1/{path}");
+        let answer = request(cluster.admin(1), ("POST", &path), &json, "{}").await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+    };
+    for version in VERSIONS {
+        let options = ConnectOptions::persistent(format!("c-{}", tag(version)), version);
+        let mut client = Client::connect_any(&address, &options, cluster.history()).await;
+        client.subscribe("t", Qos::AtLeastOnce).await;
+        let writer = ConnectOptions::transient(format!("w-{}", tag(version)), version);
+        let mut writer = Client::connect_any(&address, &writer, cluster.history()).await;
+        writer.publish_qos1(1, "t", "m").await;
+        // Not acknowledged: the connection waits for that.
+        client
+            .recv_until("PUBLISH", |packet| matches!(packet, Packet::Publish(_)))
+            .await;
+        ask("drain").await;
+        let mut id = 1;
+        while is_taken(&mut client, id).await {
+            id += 1;
+        }
+        ask("undrain").await;
+        client.expect_closed(IN_TIME).await;
+        wait_until("it is ready again", IN_TIME, async || {
+            cluster.is_ready(1).await
+        })
+        .await;
+        // What it was sent and not taken comes here.
+        let mut client = Client::connect_any(&address, &options, cluster.history()).await;
+        assert!(client.session_present());
+        client
+            .recv_until("PUBLISH", |packet| matches!(packet, Packet::Publish(_)))
+            .await;
+        client.puback(1).await;
+        client.disconnect().await;
     }
 }

@@ -107,6 +107,11 @@ pub(crate) struct Connection {
     pub(crate) tally: Tally,
     /// Time of the pass under way, by this node's clock.
     pub(crate) now: Timestamp,
+    /// When the PUBLISH that is handed on came.
+    pub(crate) arrived: Instant,
+    /// When the message came that is being sent, if it came to this node and did not wait for the
+    /// client's window.
+    pub(crate) sends_since: Option<Instant>,
 }
 
 impl Connection {
@@ -150,6 +155,8 @@ impl Connection {
             outputs: Vec::new(),
             tally: Tally::default(),
             now: clock::timestamp(),
+            arrived: Instant::now(),
+            sends_since: None,
         }
     }
 
@@ -162,9 +169,14 @@ impl Connection {
 
     /// Proposes a command under a name of this connection; the answer comes by mail.
     pub(crate) fn command(&mut self, shard: ShardId, tag: u64, command: &Command) {
+        let hands_on = matches!(
+            command,
+            Command::Publish { .. } | Command::ReceiveExactlyOnce { .. }
+        );
         let waiter = CommandWaiter::Connection {
             mailbox: Arc::clone(&self.mailbox),
             tag,
+            since: hands_on.then_some(self.arrived),
         };
         self.outstanding = self.outstanding.saturating_add(1);
         self.life.propose(shard, command, waiter);
@@ -337,6 +349,7 @@ impl Connection {
             }
         }
         self.now = clock::timestamp();
+        self.arrived = Instant::now();
         // Whatever comes after a reload is judged by it.
         if access.has_changed().unwrap_or(false) {
             let policy = Arc::clone(&access.borrow_and_update());

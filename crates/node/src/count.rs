@@ -4,9 +4,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use codec::{PacketType, Qos, ReasonCode};
-use metrics::{Counter, Histogram, SharedString, counter, gauge, histogram};
+use metrics::{Counter, SharedString, counter, gauge, histogram};
 use raft_store::ShardId;
 use session::DropCause;
+use tokio::time::Instant;
 
 use crate::metrics::{
     ACL_CHECKS_TOTAL, AUTH_ATTEMPTS_TOTAL, BUFFERS_BYTES, BYTES_RECEIVED_TOTAL, BYTES_SENT_TOTAL,
@@ -15,14 +16,18 @@ use crate::metrics::{
     CONNECTIONS_REJECTED_TOTAL, DRAINING, MEMORY_LIMIT_BYTES, MESSAGES_DELIVERED_TOTAL,
     MESSAGES_DROPPED_TOTAL, MESSAGES_REDELIVERED_TOTAL, OVERLOAD_STATE, PACKETS_RECEIVED_TOTAL,
     PACKETS_SENT_TOTAL, PEER_DROPPED_MESSAGES_TOTAL, PEER_RTT_SECONDS, PEER_SENT_BYTES_TOTAL,
-    PEER_UP, PROTOCOL_VIOLATIONS_TOTAL, PUBLISH_ACK_DURATION_SECONDS, PUBLISH_DELAYED_TOTAL,
-    PUBLISH_RECEIVED_TOTAL, PUBLISH_SENT_TOTAL, QUORUM_CRITICAL, RAFT_ROLE,
-    REASON_CODES_SENT_TOTAL, SESSIONS_CREATED_TOTAL, SESSIONS_DISCARDED_TOTAL,
-    SESSIONS_EXPIRED_TOTAL, SESSIONS_RESUMED_TOTAL, SESSIONS_TAKEN_OVER_TOTAL, STORAGE_FREE_BYTES,
+    PEER_UP, PROTOCOL_VIOLATIONS_TOTAL, PUBLISH_DELAYED_TOTAL, PUBLISH_RECEIVED_TOTAL,
+    PUBLISH_SENT_TOTAL, QUORUM_CRITICAL, RAFT_ROLE, REASON_CODES_SENT_TOTAL,
+    SESSIONS_CREATED_TOTAL, SESSIONS_DISCARDED_TOTAL, SESSIONS_EXPIRED_TOTAL,
+    SESSIONS_RESUMED_TOTAL, SESSIONS_TAKEN_OVER_TOTAL, STORAGE_FREE_BYTES,
     STORAGE_FREE_LIMIT_BYTES, STORAGE_SIZE_BYTES, SUBSCRIBERS_STUCK_TOTAL,
     TLS_CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS, TLS_RELOADS_TOTAL, VIOLATION_REASONS,
 };
 use crate::statistics::SUMS;
+
+mod durations;
+
+pub(crate) use durations::acknowledged;
 
 fn label(qos: Qos) -> &'static str {
     match qos {
@@ -134,6 +139,8 @@ pub(crate) struct Tally {
     bytes_received: u64,
     bytes_sent: u64,
     delivered: [u64; 3],
+    /// By QoS: when the first of the messages sent came of which that is known.
+    timed: [Option<Instant>; 3],
 }
 
 impl Tally {
@@ -145,6 +152,14 @@ impl Tally {
     /// A PUBLISH went out.
     pub(crate) fn sent(&mut self, qos: Qos) {
         add_one(&mut self.sent, qos);
+    }
+
+    /// A message that came at that time went out. The first of each QoS is measured: to look at the clock
+    /// for each would cost more than to send it.
+    pub(crate) fn timed(&mut self, qos: Qos, since: Instant) {
+        if let Some(first) = self.timed.get_mut(usize::from(qos.as_u8())) {
+            first.get_or_insert(since);
+        }
     }
 
     /// Bytes came in.
@@ -201,6 +216,7 @@ impl Tally {
         );
         RECEIVED.add(PUBLISH_RECEIVED_TOTAL, std::mem::take(&mut self.received));
         SENT.add(PUBLISH_SENT_TOTAL, std::mem::take(&mut self.sent));
+        durations::deliveries(&mut self.timed);
     }
 }
 
@@ -280,18 +296,6 @@ pub(crate) fn reason_code_sent(packet: PacketType, code: ReasonCode) {
         ("code", format!("0x{:02X}", code.as_u8()).into()),
     ];
     counter!(REASON_CODES_SENT_TOTAL, &labels).increment(1);
-}
-
-/// A PUBLISH was acknowledged, so long after it came.
-pub(crate) fn acknowledged(qos: Qos, after: Duration) {
-    static DURATIONS: OnceLock<[Histogram; 3]> = OnceLock::new();
-    let durations = DURATIONS.get_or_init(|| {
-        [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce]
-            .map(|qos| histogram!(PUBLISH_ACK_DURATION_SECONDS, "qos" => label(qos)))
-    });
-    if let Some(duration) = durations.get(usize::from(qos.as_u8())) {
-        duration.record(after);
-    }
 }
 
 /// A CONNECT was accepted, so long after the connection was.

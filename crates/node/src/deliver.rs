@@ -311,6 +311,9 @@ impl Connection {
         }
         self.outbound_aliases.sent(&message.topic, topic_form);
         self.tally.sent(qos);
+        if let Some(since) = self.sends_since {
+            self.tally.timed(qos, since);
+        }
     }
 
     /// Whether the rules let the client have messages of a topic. Looked at only if something of what

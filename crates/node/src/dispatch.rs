@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use raft_store::{
     Applied, Command, Effect, Holder, Incarnation, NodeId, OutboxTarget, ShardId, Shards,
@@ -15,6 +15,7 @@ use raft_store::{
 };
 use session::Body;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::clock;
 use crate::count;
@@ -143,22 +144,31 @@ impl Dispatch {
         self.routes.on_applied(shard, index, effects);
         let life = self.life();
         for applied in entry {
-            if let Some(proposer) = life.as_ref().and_then(|life| life.proposer(shard)) {
-                proposer.on_applied(index, &applied);
-            }
-            for effect in applied.effects {
-                self.carry_out(shard, life.as_ref(), effect);
+            let proposer = life.as_ref().and_then(|life| life.proposer(shard));
+            let since = proposer.map(|proposer| proposer.on_applied(index, &applied));
+            let since = since.unwrap_or_default();
+            let mut commands = applied.effects_after.iter().zip(since).peekable();
+            for (position, effect) in applied.effects.into_iter().enumerate() {
+                while commands.next_if(|(end, _)| **end <= position).is_some() {}
+                let since = commands.peek().and_then(|(_, since)| *since);
+                self.carry_out(shard, life.as_ref(), (effect, since));
             }
         }
     }
 
-    fn carry_out(&self, shard: ShardId, life: Option<&Arc<Life>>, effect: Effect) {
+    /// `since`: when the PUBLISH came whose effect it is.
+    fn carry_out(
+        &self,
+        shard: ShardId,
+        life: Option<&Arc<Life>>,
+        (effect, since): (Effect, Option<Instant>),
+    ) {
         match effect {
             Effect::Resumed { holder, .. }
             | Effect::Send { holder, .. }
             | Effect::SendPubrel { holder, .. }
             | Effect::Resync { holder, .. }
-            | Effect::Close { holder, .. } => self.mail(life, &holder, effect),
+            | Effect::Close { holder, .. } => self.mail(life, &holder, (effect, since)),
             Effect::FencesOver { client_id, epoch } => {
                 self.fences.over(OverFence {
                     shard,
@@ -221,6 +231,7 @@ impl Dispatch {
                 message: &stored.message,
                 expires_at,
                 retained_version: stored.retained_version,
+                since: None,
             };
             life.registry.deliver(&item.publisher, &live_message);
             return;
@@ -232,13 +243,18 @@ impl Dispatch {
     }
 
     /// Mail for a connection of this life of this node.
-    fn mail(&self, life: Option<&Arc<Life>>, holder: &Holder, effect: Effect) {
+    fn mail(
+        &self,
+        life: Option<&Arc<Life>>,
+        holder: &Holder,
+        (effect, since): (Effect, Option<Instant>),
+    ) {
         let Some(life) = life else { return };
         if holder.node != self.node || holder.incarnation != life.id.incarnation {
             return;
         }
         if let Some(mailbox) = life.registry.mailbox(holder.connection)
-            && let Some(mail) = Mail::of(effect)
+            && let Some(mail) = Mail::of(effect, since)
         {
             mailbox.push(mail);
         }

@@ -130,10 +130,13 @@ impl Connection {
                 position,
                 packet_id,
                 delivery,
+                since,
             } => {
                 // The next node sends it, as the session has it in flight.
                 if !self.is_finishing() {
+                    self.sends_since = since;
                     self.on_send(position, packet_id, &delivery);
+                    self.sends_since = None;
                 }
                 Ok(())
             }
@@ -145,7 +148,12 @@ impl Connection {
                 self.on_send_pubrel(packet_id, reason_code, pubrec_position);
                 Ok(())
             }
-            Mail::Live(delivery) => self.on_live(delivery),
+            Mail::Live { delivery, since } => {
+                self.sends_since = since;
+                let result = self.on_live(delivery);
+                self.sends_since = None;
+                result
+            }
             Mail::LiveShared(shared) => self.on_live_shared(*shared),
             Mail::Shared { tag, outcome } => self
                 .publishes

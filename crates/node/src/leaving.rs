@@ -109,3 +109,58 @@ impl Connection {
             }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::config::Config;
+
+    /// What follows on `from` when the drain is at `stage`, before any time is over.
+    async fn next(from: Leaving, stage: Stage) -> Leaving {
+        let drain = Drain::new(Config::default().shutdown, TaskTracker::new());
+        let (sender, mut stages) = watch::channel(Stage::Serving);
+        sender.send_replace(stage);
+        from.next(&drain, &mut stages).await
+    }
+
+    fn later() -> Instant {
+        Instant::now() + Duration::from_secs(3_600)
+    }
+
+    /// What it did not take and did not send comes only on another connection.
+    #[tokio::test]
+    async fn a_connection_that_has_begun_to_leave_leaves_also_when_the_drain_is_called_off() {
+        let since = Instant::now();
+        for from in [Leaving::Finishing(later()), Leaving::Over] {
+            let stages = [Stage::Serving, Stage::Announced, Stage::Closed];
+            for stage in stages.into_iter().chain([Stage::Leaving { since }]) {
+                assert_eq!(next(from, stage).await, from, "{stage:?}");
+            }
+            assert_eq!(next(from, Stage::Drained).await, Leaving::Over);
+        }
+    }
+
+    /// Nothing was begun yet: it stays.
+    #[tokio::test]
+    async fn a_connection_whose_turn_has_not_come_stays_when_the_drain_is_called_off() {
+        let from = Leaving::At(later());
+        assert_eq!(next(from, Stage::Serving).await, Leaving::No);
+        let since = Instant::now();
+        assert_eq!(next(from, Stage::Leaving { since }).await, from);
+        let told = next(Leaving::No, Stage::Leaving { since }).await;
+        assert_eq!(told, Leaving::At(since), "the first goes at once");
+    }
+
+    #[tokio::test]
+    async fn each_step_takes_its_time() {
+        let drain = Drain::new(Config::default().shutdown, TaskTracker::new());
+        let (_sender, mut stages) = watch::channel(Stage::Serving);
+        let now = Instant::now();
+        let turn = Leaving::At(now).next(&drain, &mut stages).await;
+        assert!(matches!(turn, Leaving::Finishing(until) if until >= now + FINISH_WITHIN));
+        let over = Leaving::Finishing(now).next(&drain, &mut stages).await;
+        assert_eq!(over, Leaving::Over);
+    }
+}

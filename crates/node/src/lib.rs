@@ -49,6 +49,7 @@ mod member;
 mod members;
 mod memory;
 pub mod metrics;
+mod open_files;
 mod outbox;
 mod overload;
 mod peers;
@@ -104,6 +105,7 @@ pub use crate::error::StartError;
 /// [`StartError`]: why it did not start, or what ended it.
 pub async fn run(Loaded { config, entries }: Loaded, reread: Reread) -> Result<(), StartError> {
     let mut signals = StopSignals::install(Hangup::Reloads)?;
+    open_files::raise_limit(&config);
     let exporter = Exporter::install()?;
     let identity = Identity {
         cluster: config.cluster.name.clone(),

@@ -3,6 +3,7 @@
 use codec::{PacketId, ReasonCode, TopicFilter};
 use raft_store::{CloseReason, Effect, Response};
 use session::{Delivery, Resend, Subscription};
+use tokio::time::Instant;
 
 use crate::backlog::Backlog;
 use crate::shared::{Shared, SharedOrigin};
@@ -61,6 +62,8 @@ pub(crate) enum Mail {
         packet_id: PacketId,
         /// What.
         delivery: Delivery,
+        /// When it came, if a client of this node published it.
+        since: Option<Instant>,
     },
     /// A hosted session sends a PUBREL.
     SendPubrel {
@@ -72,7 +75,12 @@ pub(crate) enum Mail {
         pubrec_position: Option<u64>,
     },
     /// A message on the live plane.
-    Live(Delivery),
+    Live {
+        /// What.
+        delivery: Delivery,
+        /// When it came, if a client of this node published it.
+        since: Option<Instant>,
+    },
     /// A message for this member of a shared subscription, held elsewhere until it is settled.
     LiveShared(Box<SharedDelivery>),
     /// What became of a message that the connection published to a shared subscription.
@@ -87,8 +95,9 @@ pub(crate) enum Mail {
 }
 
 impl Mail {
-    /// What an effect means to the connection that it names; `None`: it names none.
-    pub(crate) fn of(effect: Effect) -> Option<Self> {
+    /// What an effect means to the connection that it names; `None`: it names none. `since`: when the
+    /// message came that it is about, if a client of this node published it.
+    pub(crate) fn of(effect: Effect, since: Option<Instant>) -> Option<Self> {
         match effect {
             Effect::Resumed {
                 resend,
@@ -109,6 +118,7 @@ impl Mail {
                 position,
                 packet_id,
                 delivery,
+                since,
             }),
             Effect::SendPubrel {
                 packet_id,
@@ -145,7 +155,7 @@ impl Mail {
             | Self::Resync { .. }
             | Self::Send { .. }
             | Self::SendPubrel { .. }
-            | Self::Live(_)
+            | Self::Live { .. }
             | Self::LiveShared(_)
             | Self::Close(_) => 0,
         }
@@ -154,7 +164,7 @@ impl Mail {
     /// What it counts as a live message.
     pub(crate) fn backlog(&self) -> Backlog {
         let body = match self {
-            Self::Live(delivery) => &delivery.body,
+            Self::Live { delivery, .. } => &delivery.body,
             Self::LiveShared(shared) => &shared.delivery.body,
             Self::Answer { .. }
             | Self::Received { .. }

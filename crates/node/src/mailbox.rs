@@ -155,10 +155,16 @@ impl Mailbox {
         });
     }
 
-    /// Hands over a live message of `bytes` if there is room.
-    pub(crate) fn push_live(self: &Arc<Self>, delivery: Delivery, bytes: usize) -> LiveOutcome {
+    /// Hands over a live message of `bytes` if there is room. `since`: when it came, if a client of this
+    /// node published it.
+    pub(crate) fn push_live(
+        self: &Arc<Self>,
+        delivery: Delivery,
+        bytes: usize,
+        since: Option<Instant>,
+    ) -> LiveOutcome {
         let qos = delivery.qos;
-        let outcome = self.push_bounded(Mail::Live(delivery), qos, bytes);
+        let outcome = self.push_bounded(Mail::Live { delivery, since }, qos, bytes);
         if matches!(outcome, LiveOutcome::Full(_)) && qos != Qos::AtMostOnce {
             self.push(Mail::Close(CloseReason::QueueFull));
         }
@@ -405,7 +411,7 @@ mod tests {
     }
 
     fn push(mailbox: &Arc<Mailbox>, qos: Qos) -> LiveOutcome {
-        mailbox.push_live(delivery(qos), SIZE)
+        mailbox.push_live(delivery(qos), SIZE, None)
     }
 
     /// A subscriber for which as many messages wait as its mark, its publisher, and `held`

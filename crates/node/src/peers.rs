@@ -415,6 +415,7 @@ impl LiveReceiver {
                 message: &message,
                 expires_at: shared.expires_in_ms.map(clock::in_millis),
                 retained_version: None,
+                since: None,
             };
             match registry.deliver_shared(&filter, &live_message, origin) {
                 SharedTaken::Placed => SharedOutcomeKind::Placed,
@@ -441,6 +442,7 @@ impl LiveReceiver {
                 message: &message,
                 expires_at: clock::expires_at(&message),
                 retained_version: publish.retained_version,
+                since: None,
             };
             let delivered = self.life.registry.deliver(&client_id, &live_message);
             if let Some(lagging) = &delivered.lagging {

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 use codec::{Ack, Message, Packet, PacketId, ProtocolVersion, Qos, ReasonCode};
 use raft_store::Refusal;
 use session::Input;
+use tokio::time::Instant;
 
 use crate::clock;
 use crate::config::Config;
@@ -62,6 +62,8 @@ pub(crate) struct ParkedPublish {
     pub(crate) packet_id: Option<PacketId>,
     /// The message.
     pub(crate) message: Message,
+    /// When it came.
+    pub(crate) since: Instant,
 }
 
 impl PendingPublish {

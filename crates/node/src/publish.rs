@@ -91,6 +91,7 @@ impl Connection {
             tag,
             packet_id,
             message,
+            since: self.arrived,
         }));
         self.command(shard, tag, &command);
     }
@@ -101,10 +102,15 @@ impl Connection {
             return;
         };
         let ParkedPublish {
-            packet_id, message, ..
+            packet_id,
+            message,
+            since,
+            ..
         } = *parked;
         if version.is_some() {
+            let pass = std::mem::replace(&mut self.arrived, since);
             self.hand_on(packet_id, message, version);
+            self.arrived = pass;
             return;
         }
         count::dropped("retained_full");
@@ -305,6 +311,7 @@ impl Connection {
             message,
             expires_at: clock::expires_at(message),
             retained_version,
+            since: Some(self.arrived),
         };
         let delivered = registry.deliver(&self.client.client_id, &live_message);
         let (Some(tag), Some(lagging)) = (tag, &delivered.lagging) else {

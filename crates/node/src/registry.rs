@@ -9,6 +9,7 @@ use dashmap::DashMap;
 use raft_store::{ConnectionId, Epoch};
 use router::{Match, Router, SharedTable};
 use session::{Body, Delivery, StoredMessage, Subscription, effective_qos};
+use tokio::time::Instant;
 
 use crate::budget::{Budget, LARGE_BYTES};
 use crate::count;
@@ -54,9 +55,10 @@ impl LiveConnection {
         &self,
         matched: Match<ConnectionId>,
         body: &Body,
-        message: &Message,
+        live_message: &LiveMessage<'_>,
         bytes: usize,
     ) -> Option<LiveOutcome> {
+        let message = live_message.message;
         let qos = effective_qos(message.qos, matched.qos);
         if self.hosted && qos != Qos::AtMostOnce {
             return None;
@@ -68,7 +70,7 @@ impl LiveConnection {
             identifiers: matched.identifiers,
             share: None,
         };
-        let outcome = self.mailbox.push_live(delivery, bytes);
+        let outcome = self.mailbox.push_live(delivery, bytes, live_message.since);
         match outcome {
             LiveOutcome::Full(reason) => {
                 count::dropped(reason);
@@ -96,6 +98,8 @@ pub(crate) struct LiveMessage<'a> {
     pub(crate) expires_at: Option<Timestamp>,
     /// Under which version it was stored, if it is retained.
     pub(crate) retained_version: Option<u64>,
+    /// When it came, if a client of this node published it.
+    pub(crate) since: Option<Instant>,
 }
 
 impl LiveMessage<'_> {
@@ -286,7 +290,7 @@ impl Registry {
                 let budget = &mailbox.pressure().budget;
                 Body::Here(Arc::new(live_message.stored(0, budget)))
             });
-            let Some(outcome) = connection.deliver(matched, body, message, bytes) else {
+            let Some(outcome) = connection.deliver(matched, body, live_message, bytes) else {
                 continue;
             };
             delivered.matched = delivered.matched.saturating_add(1);
@@ -366,7 +370,7 @@ impl Registry {
                     let shared = SharedDelivery { delivery, origin };
                     connection.mailbox.push_shared(shared, bytes)
                 }
-                None => connection.mailbox.push_live(delivery, bytes),
+                None => connection.mailbox.push_live(delivery, bytes, None),
             };
             match pushed {
                 LiveOutcome::Taken | LiveOutcome::Lagging => return SharedTaken::Placed,

@@ -218,6 +218,7 @@ impl Life {
             message: &message,
             expires_at,
             retained_version: None,
+            since: None,
         };
         if message.qos == Qos::AtMostOnce {
             let taken = self.registry.deliver_shared(&filter, &live_message, None);

@@ -257,6 +257,7 @@ fn hand_on(
                 message,
                 expires_at: None,
                 retained_version: Some(version),
+                since: None,
             };
             life.registry.deliver(publisher, &live_message);
             continue;

@@ -23,7 +23,7 @@ use crate::config::{IdentityFrom, ListenerConfig, ListenerKind};
 
 pub(crate) use stream::{Reader, Transport, Writer};
 use tls::ListenerCertificate;
-pub(crate) use tls::TlsStore;
+pub(crate) use tls::{CheckedCertificates, TlsStore, check_certificates};
 use websocket::WebSocket;
 
 /// Encrypted bytes that wait for a socket before no more is taken.

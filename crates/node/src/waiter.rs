@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use raft_store::{Response, Waiter};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::mailbox::{Mail, Mailbox};
 use crate::shared::{Claimed, ShardOffer};
@@ -18,6 +19,8 @@ pub(crate) enum CommandWaiter {
         mailbox: Arc<Mailbox>,
         /// Its own name for the command.
         tag: u64,
+        /// When the PUBLISH came that the command hands on.
+        since: Option<Instant>,
     },
     /// A message for a member of a shared subscription in that shard.
     Shared(Box<ShardOffer>),
@@ -32,7 +35,7 @@ pub(crate) enum CommandWaiter {
 impl Waiter for CommandWaiter {
     fn answered(self, index: u64, response: Response) {
         match self {
-            Self::Connection { mailbox, tag } => {
+            Self::Connection { mailbox, tag, .. } => {
                 mailbox.push(Mail::Answer {
                     tag,
                     index,
@@ -44,6 +47,13 @@ impl Waiter for CommandWaiter {
             // The task may have stopped waiting; then nobody needs the answer.
             Self::Task(task) => drop(task.send(response)),
             Self::None => {}
+        }
+    }
+
+    fn since(&self) -> Option<Instant> {
+        match self {
+            Self::Connection { since, .. } => *since,
+            Self::Shared(_) | Self::Claim(_) | Self::Task(_) | Self::None => None,
         }
     }
 }

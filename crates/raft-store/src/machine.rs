@@ -36,6 +36,7 @@ use crate::encoding::decode_command;
 use crate::ids::{Epoch, Holder, Incarnation, NodeId, ShardId};
 use crate::state::StateKey;
 
+mod applied;
 mod bodies;
 mod catch_up;
 mod handover;
@@ -55,6 +56,7 @@ mod wills;
 #[cfg(test)]
 mod tests;
 
+pub use applied::Applied;
 pub use bodies::BodyLookup;
 pub use retained::RetainedPage;
 pub use storage::StateError;
@@ -68,19 +70,6 @@ use outbox::Outbox;
 use retained::{RetainedMessages, RetainedRead};
 use shared::SharedMembers;
 use wills::Wills;
-
-/// What applying one entry gave.
-#[derive(Clone, Debug)]
-pub struct Applied {
-    /// One response per command.
-    pub answers: Answers,
-    /// What follows, in order.
-    pub effects: Vec<Effect>,
-    /// Whose batch it was.
-    pub proposer: ProposerId,
-    /// Its place in that stream.
-    pub sequence: u64,
-}
 
 /// One shard's replicated state.
 #[derive(Debug)]
@@ -198,8 +187,12 @@ impl Machine {
         self.changes.insert(StateKey::Counters);
         self.purge_retained();
         let mut effects = std::mem::take(&mut self.boot_effects);
+        let mut effects_after = Vec::new();
         let answers = match self.admit(batch, &mut effects) {
-            Admission::Apply => self.apply_commands(index, batch, &mut effects),
+            Admission::Apply => {
+                effects_after.reserve_exact(batch.commands.len());
+                self.apply_commands(index, batch, (&mut effects, &mut effects_after))
+            }
             Admission::Repeat(answers) => answers,
             Admission::Refuse(refusal) => batch
                 .commands
@@ -210,6 +203,7 @@ impl Machine {
         Applied {
             answers,
             effects,
+            effects_after,
             proposer: batch.proposer,
             sequence: batch.sequence,
         }
@@ -320,13 +314,22 @@ impl Machine {
     }
 
     /// Applies each command and remembers the answers if the stream is numbered.
-    fn apply_commands(&mut self, index: u64, batch: &Batch, effects: &mut Vec<Effect>) -> Answers {
+    fn apply_commands(
+        &mut self,
+        index: u64,
+        batch: &Batch,
+        (effects, effects_after): (&mut Vec<Effect>, &mut Vec<usize>),
+    ) -> Answers {
         let answers: Answers = batch
             .commands
             .iter()
-            .map(|bytes| match decode_command(bytes.clone()) {
-                Ok(command) => self.apply_command(index, command, effects),
-                Err(_) => Response::Refused(Refusal::Malformed),
+            .map(|bytes| {
+                let response = match decode_command(bytes.clone()) {
+                    Ok(command) => self.apply_command(index, command, effects),
+                    Err(_) => Response::Refused(Refusal::Malformed),
+                };
+                effects_after.push(effects.len());
+                response
             })
             .collect();
         // A command may have begun a newer life of the node, whose stream is another one.

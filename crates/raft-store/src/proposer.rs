@@ -37,6 +37,12 @@ pub trait Waiter: Send + 'static {
     /// Called once, in stream order, on the thread that applies. Must not block. `index` is that of
     /// the entry, or of a later one that repeated it.
     fn answered(self, index: u64, response: Response);
+
+    /// When what the command brings reached this node, if somebody measures how long it takes from
+    /// there.
+    fn since(&self) -> Option<Instant> {
+        None
+    }
 }
 
 /// PURE. The stream's bookkeeping: what waits, what is in flight.
@@ -207,19 +213,23 @@ impl<W: Waiter> Proposer<W> {
         }
     }
 
-    /// To be called for every entry that this node's replica of the shard applied, in order.
-    pub fn on_applied(&self, index: u64, applied: &Applied) {
+    /// To be called for every entry that this node's replica of the shard applied, in order. Returns
+    /// [`Waiter::since`] of each command of the batch if it was this stream's and is answered now.
+    pub fn on_applied(&self, index: u64, applied: &Applied) -> Vec<Option<Instant>> {
         if applied.proposer != self.id {
-            return;
+            return Vec::new();
         }
         let answered = self.lock().on_answers(applied.sequence, &applied.answers);
         if answered.is_empty() && !applied.answers.is_empty() {
-            return;
+            return Vec::new();
         }
         self.answered.notify_one();
-        for (waiter, response) in answered {
+        let answered = answered.into_iter().map(|(waiter, response)| {
+            let since = waiter.since();
             waiter.answered(index, response);
-        }
+            since
+        });
+        answered.collect()
     }
 
     /// Drives the stream until the task is aborted.

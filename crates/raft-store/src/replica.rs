@@ -402,6 +402,7 @@ impl Replica {
         Applied {
             answers: Answers::from([]),
             effects,
+            effects_after: Vec::new(),
             proposer: ProposerId::Idempotent,
             sequence: 0,
         }

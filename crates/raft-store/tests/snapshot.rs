@@ -334,7 +334,7 @@ async fn a_proposer_is_answered_when_its_batch_comes_in_a_snapshot() {
         let proposer = Arc::clone(&proposer);
         Arc::new(move |_, index, applied: &[Applied]| {
             for applied in applied {
-                proposer.on_applied(index, applied);
+                drop(proposer.on_applied(index, applied));
             }
         })
     });

@@ -41,10 +41,12 @@ struct Place {
     client_id: String,
 }
 
-/// `client=sensor-*,node=2,connected=true`: what all must hold.
+/// `client=sensor-*,user=alice,node=2,connected=true`: what all must hold.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Filter {
     client: Option<String>,
+    /// Whose session it is; nothing stands for clients without a user name.
+    user: Option<String>,
     node: Option<u16>,
     connected: Option<bool>,
 }
@@ -52,13 +54,16 @@ struct Filter {
 impl Filter {
     fn parse(text: &str) -> Result<Self, Problem> {
         let wrong = || {
-            Problem::bad_request("filter is a list such as client=sensor-*,node=2,connected=true")
+            Problem::bad_request(
+                "filter is a list such as client=sensor-*,user=alice,node=2,connected=true",
+            )
         };
         let mut filter = Self::default();
         for condition in text.split(',').filter(|condition| !condition.is_empty()) {
             let (key, value) = condition.split_once('=').ok_or_else(wrong)?;
             match key {
                 "client" => filter.client = Some(value.to_owned()),
+                "user" => filter.user = Some(value.to_owned()),
                 "node" => filter.node = Some(value.parse().ok().ok_or_else(wrong)?),
                 "connected" => filter.connected = Some(value.parse().ok().ok_or_else(wrong)?),
                 _ => return Err(wrong()),
@@ -69,8 +74,11 @@ impl Filter {
 
     fn fits(&self, view: &SessionView) -> bool {
         let client = self.client.as_deref();
+        let user = self.user.as_deref();
+        let owner = view.owner.as_ref().map_or("", codec::Utf8::as_str);
         let node = view.holder.map(|holder| holder.node.0);
         client.is_none_or(|pattern| is_like(pattern, view.client_id.as_str()))
+            && user.is_none_or(|pattern| is_like(pattern, owner))
             && self.node.is_none_or(|wanted| node == Some(wanted))
             && self
                 .connected
@@ -228,6 +236,7 @@ fn describe(shard: ShardId, view: &SessionView, connections: &Connections) -> Va
         .and_then(|holder| connections.found.get(&holder));
     json!({
         "client_id": view.client_id.as_str(),
+        "user": view.owner.as_ref().map(codec::Utf8::as_str),
         "connected": view.holder.is_some(),
         "node": view.holder.map(|holder| holder.node.0),
         "shard": shard.0,
@@ -295,11 +304,12 @@ mod tests {
 
     #[test]
     fn a_filter_names_what_must_hold() {
-        let filter = Filter::parse("client=s-*,node=2,connected=true").unwrap();
+        let filter = Filter::parse("client=s-*,user=alice,node=2,connected=true").unwrap();
         assert_eq!(
             filter,
             Filter {
                 client: Some("s-*".to_owned()),
+                user: Some("alice".to_owned()),
                 node: Some(2),
                 connected: Some(true),
             }
@@ -307,6 +317,29 @@ mod tests {
         assert_eq!(Filter::parse("").unwrap(), Filter::default());
         for wrong in ["client", "colour=red", "node=x", "connected=1"] {
             assert!(Filter::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_session_is_found_by_whose_it_is() {
+        let view = |owner: Option<&str>| SessionView {
+            client_id: codec::ClientId::new("c").unwrap(),
+            owner: owner.map(|name| codec::Utf8::try_from(name).unwrap()),
+            epoch: raft_store::Epoch(1),
+            holder: None,
+            stored: None,
+        };
+        for (filter, owner, fits) in [
+            ("user=alice", Some("alice"), true),
+            ("user=alice", Some("alice2"), false),
+            ("user=alice", None, false),
+            ("user=a*", Some("alice"), true),
+            ("user=", None, true),
+            ("user=", Some("alice"), false),
+            ("user=alice,client=d", Some("alice"), false),
+        ] {
+            let filter_of = Filter::parse(filter).unwrap();
+            assert_eq!(filter_of.fits(&view(owner)), fits, "{filter} {owner:?}");
         }
     }
 }

@@ -247,6 +247,7 @@ impl Sending<'_> {
             let waiter = CommandWaiter::Connection {
                 mailbox: Arc::clone(&self.mailbox),
                 tag: TAG,
+                since: None,
             };
             self.awaited = self.awaited.saturating_add(1);
             self.life.propose(shard, &command, waiter);
@@ -266,6 +267,7 @@ impl Sending<'_> {
             message,
             expires_at: clock::expires_at(message),
             retained_version,
+            since: None,
         };
         let delivered = self.life.registry.deliver(&self.publisher, &live_message);
         self.outcome.matched |= delivered.matched > 0;
@@ -354,7 +356,7 @@ impl Sending<'_> {
             | Mail::Resync { .. }
             | Mail::Send { .. }
             | Mail::SendPubrel { .. }
-            | Mail::Live(_)
+            | Mail::Live { .. }
             | Mail::LiveShared(_)
             | Mail::Close(_) => {}
         }

@@ -52,6 +52,7 @@ pub(super) async fn one(
     let (shard, view) = find(answers.cluster()?, &name)?;
     Ok(ok(&json!({
         "client_id": view.client_id.as_str(),
+        "user": view.owner.as_ref().map(codec::Utf8::as_str),
         "shard": shard.0,
         "connected": view.holder.is_some(),
         "node": view.holder.map(|holder| holder.node.0),

@@ -22,11 +22,11 @@ pub struct SessionsArguments {
 #[derive(Debug, Subcommand)]
 enum SessionsCommand {
     /// List clients that are connected or have a session, in the order of their ids.
-    #[command(after_help = example("holdfast sessions list --filter 'client=sensor-*,node=2,connected=true'"))]
+    #[command(after_help = example("holdfast sessions list --filter 'client=sensor-*,user=alice,connected=true'"))]
     List {
         #[command(flatten)]
         api: ApiArguments,
-        /// Conditions that must hold: client=PATTERN, node=ID, connected=true|false; with commas between.
+        /// Conditions that must hold: client=PATTERN, user=PATTERN (nothing: no user name), node=ID, connected=true|false; with commas between.
         #[arg(long, value_name = "CONDITIONS")]
         filter: Option<String>,
         /// How many at most.
@@ -116,6 +116,7 @@ pub fn sessions(arguments: &SessionsArguments, format: AnswerFormat) -> Result<(
                 key: "clients",
                 headings: &[
                     "CLIENT",
+                    "USER",
                     "CONNECTED",
                     "NODE",
                     "ADDRESS",
@@ -232,6 +233,7 @@ fn client_row(client: &Value) -> Vec<String> {
     let inner = |outer: &str, member: &str| cell(client.get(outer).and_then(|it| it.get(member)));
     vec![
         cell(client.get("client_id")),
+        cell(client.get("user")),
         cell(client.get("connected")),
         cell(client.get("node")),
         inner("connection", "address"),

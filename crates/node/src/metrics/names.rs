@@ -122,6 +122,8 @@ pub const REASON_CODES_SENT_TOTAL: &str = "holdfast_reason_codes_sent_total";
 pub const MESSAGES_DELIVERED_TOTAL: &str = "holdfast_messages_delivered_total";
 /// From PUBLISH to its PUBACK or PUBREC. Label `qos`.
 pub const PUBLISH_ACK_DURATION_SECONDS: &str = "holdfast_publish_ack_duration_seconds";
+/// From PUBLISH to the PUBLISH for a subscriber. Label `qos`, the subscriber's.
+pub const DELIVERY_DURATION_SECONDS: &str = "holdfast_delivery_duration_seconds";
 /// Unacknowledged messages. Label `direction`: `in`, `out`.
 pub const INFLIGHT_MESSAGES: &str = "holdfast_inflight_messages";
 /// Messages behind the windows of sessions of the shards that this node leads.

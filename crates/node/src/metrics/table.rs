@@ -5,7 +5,7 @@ use super::metric::{ENTRIES, Metric, SECONDS, counter, gauge, histogram};
 use super::names::*;
 
 /// Every metric of this version; those of the process are in `metrics/process.rs`.
-pub const TABLE: [Metric; 77] = [
+pub const TABLE: [Metric; 78] = [
     gauge(CONNECTIONS, "Client connections open now."),
     counter(CONNECTIONS_OPENED_TOTAL, "Client connections accepted."),
     counter(
@@ -216,6 +216,11 @@ pub const TABLE: [Metric; 77] = [
         PUBLISH_ACK_DURATION_SECONDS,
         SECONDS,
         "Time from a PUBLISH at QoS 1 or 2 to its PUBACK or PUBREC, thus with the quorum's fsync, in seconds.",
+    ),
+    histogram(
+        DELIVERY_DURATION_SECONDS,
+        SECONDS,
+        "Time from a PUBLISH of a client of this node to writing it to a connected subscriber of this node, by the subscriber's QoS, in seconds. One sample per write and QoS, of the first message in it. Not measured: messages of other nodes, whose clocks differ; those that waited for the subscriber's window, or were handed on by an outbox; shared subscriptions.",
     ),
     gauge(
         INFLIGHT_MESSAGES,

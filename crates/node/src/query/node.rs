@@ -1,13 +1,14 @@
 //! What a node says of itself, as JSON: the one form in which nodes tell each other and the admin API
 //! tells people, so that a newer node's further members get through an older one.
 
-use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use raft_store::ShardStatus;
 use serde_json::{Value, json};
 
 use crate::broker::Broker;
 use crate::calendar::rfc_3339;
+use crate::config::Config;
 use crate::{clock, memory, metrics, statistics, version};
 
 /// This node now.
@@ -57,8 +58,26 @@ pub(crate) fn of_this_node(broker: &Broker) -> Value {
             "used_bytes": metrics::resident_bytes(),
             "available_bytes": memory::available_bytes(),
         },
-        "disk": disk(&broker.config.node.data_dir),
+        "disk": disk(&broker.config),
+        "certificates": certificates(broker),
     })
+}
+
+/// Those in use. `expires_in_s` is below 0 once one has expired.
+fn certificates(broker: &Broker) -> Vec<Value> {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let certificates = broker.tls.expiries();
+    certificates
+        .map(|(listener, expires)| {
+            let since = Duration::from_secs(u64::try_from(expires).unwrap_or(0));
+            json!({
+                "listener": listener,
+                "not_after": rfc_3339(SystemTime::UNIX_EPOCH + since),
+                "expires_in_s": expires.saturating_sub(now),
+            })
+        })
+        .collect()
 }
 
 fn of_shard(status: &ShardStatus) -> Value {
@@ -81,11 +100,12 @@ fn of_shard(status: &ShardStatus) -> Value {
 }
 
 /// The file system of the data folder; `null` when it cannot be asked.
-fn disk(data_dir: &Path) -> Value {
-    match rustix::fs::statvfs(data_dir) {
+fn disk(config: &Config) -> Value {
+    match rustix::fs::statvfs(&config.node.data_dir) {
         Ok(file_system) => json!({
             "free_bytes": file_system.f_bavail.saturating_mul(file_system.f_frsize),
             "total_bytes": file_system.f_blocks.saturating_mul(file_system.f_frsize),
+            "limit_bytes": config.storage.min_free_disk,
         }),
         Err(error) => {
             tracing::debug!(%error, "the file system of the data folder cannot be asked");

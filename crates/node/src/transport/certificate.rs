@@ -21,11 +21,17 @@ const TEXT_NAMES: [u64; 3] = [1, 2, 6];
 
 /// What is read of a certificate (RFC 5280, section 4.1).
 #[derive(Debug)]
-struct Certificate {
+pub(super) struct Certificate {
+    /// Who signed it, DER.
+    pub(super) issuer: Vec<u8>,
     /// Since when and until when it is good, in seconds since 1970.
-    validity: (i64, i64),
-    common_name: Option<String>,
-    alternative_name: Option<String>,
+    pub(super) validity: (i64, i64),
+    /// Whom it is for, DER.
+    pub(super) subject: Vec<u8>,
+    /// The common name of that.
+    pub(super) common_name: Option<String>,
+    /// The first alternative name that is a text.
+    pub(super) alternative_name: Option<String>,
 }
 
 /// The name that a verified certificate gives its client.
@@ -56,7 +62,11 @@ pub(super) fn validity(certificate: &CertificateDer<'_>) -> io::Result<(i64, i64
     parse(certificate).map(|certificate| certificate.validity)
 }
 
-fn parse(certificate: &CertificateDer<'_>) -> io::Result<Certificate> {
+/// What a certificate says; whether it may say so is not looked at.
+///
+/// # Errors
+/// It is no certificate.
+pub(super) fn parse(certificate: &CertificateDer<'_>) -> io::Result<Certificate> {
     let parsed = parse_der(certificate, |reader| {
         reader.read_sequence(|reader| {
             let certificate = reader.next().read_sequence(body)?;
@@ -72,14 +82,16 @@ fn parse(certificate: &CertificateDer<'_>) -> io::Result<Certificate> {
 fn body(reader: &mut BERReaderSeq<'_, '_>) -> ASN1Result<Certificate> {
     let context = Tag::context;
     reader.read_optional(|reader| reader.read_tagged(context(0), |reader| reader.read_der()))?;
-    // Serial number, algorithm of the signature, issuer.
-    for _ in 0..3 {
+    // Serial number, algorithm of the signature.
+    for _ in 0..2 {
         reader.next().read_der()?;
     }
+    let issuer = reader.next().read_der()?;
     let validity = reader
         .next()
         .read_sequence(|reader| Ok((time(reader.next())?, time(reader.next())?)))?;
-    let common_name = subject(reader.next())?;
+    let subject = reader.next().read_der()?;
+    let common_name = parse_der(&subject, common_name)?;
     // The public key, then two identifiers that nobody uses.
     reader.next().read_der()?;
     for number in [1, 2] {
@@ -90,7 +102,9 @@ fn body(reader: &mut BERReaderSeq<'_, '_>) -> ASN1Result<Certificate> {
     let alternative_name =
         reader.read_optional(|reader| reader.read_tagged(context(3), extensions))?;
     Ok(Certificate {
+        issuer,
         validity,
+        subject,
         common_name,
         alternative_name: alternative_name.flatten(),
     })
@@ -106,7 +120,7 @@ fn time(reader: BERReader<'_, '_>) -> ASN1Result<i64> {
 }
 
 /// The first common name of a subject.
-fn subject(reader: BERReader<'_, '_>) -> ASN1Result<Option<String>> {
+fn common_name(reader: BERReader<'_, '_>) -> ASN1Result<Option<String>> {
     let mut common_name = None;
     reader.read_sequence_of(|reader| {
         reader.read_set_of(|reader| {

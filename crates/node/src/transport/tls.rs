@@ -26,6 +26,13 @@ use crate::config::{ClientCertificate, Config};
 use crate::count;
 use crate::error::StartError;
 
+mod check;
+mod source;
+
+use self::source::{Role, Source, sources};
+
+pub(crate) use self::check::{Checked as CheckedCertificates, check as check_certificates};
+
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The cluster port among the listeners of logs and metrics.
@@ -126,41 +133,8 @@ impl TlsStore {
     /// # Errors
     /// [`StartError`]: a file is not there or of no use.
     pub(crate) fn load(config: &Config) -> Result<Self, StartError> {
-        let mut entries = Vec::new();
-        for (place, listener) in config.listeners.iter().enumerate() {
-            let Some(tls) = &listener.tls else { continue };
-            let key = |key: &str| format!("listener.{place}.{key}");
-            let files = Files {
-                cert: File::new(key("cert"), &tls.cert),
-                key: File::new(key("key"), &tls.key),
-                ca: tls
-                    .client_ca
-                    .as_ref()
-                    .map(|path| File::new(key("client_ca"), path)),
-            };
-            let name = listener.name.clone();
-            entries.push(Entry::load(name, files, |files, contents| {
-                let server = files.server_config(contents, tls.client_cert)?;
-                Ok(User::Listener(Arc::new(ListenerCertificate {
-                    client_cert: tls.client_cert,
-                    current: RwLock::new(server),
-                })))
-            })?);
-        }
-        if let Some(tls) = &config.cluster.tls {
-            let key = |key: &str| format!("cluster.tls.{key}");
-            let files = Files {
-                cert: File::new(key("cert"), &tls.cert),
-                key: File::new(key("key"), &tls.key),
-                ca: Some(File::new(key("ca"), &tls.ca)),
-            };
-            let name = CLUSTER.to_owned();
-            entries.push(Entry::load(name, files, |files, contents| {
-                let server = files.server_config(contents, ClientCertificate::Required)?;
-                let client = files.client_config(contents)?;
-                Ok(User::Cluster(PeerTls::new(server, client)))
-            })?);
-        }
+        let entries = sources(config).into_iter().map(Entry::load);
+        let entries = entries.collect::<Result<_, Problem>>()?;
         Ok(Self { entries })
     }
 
@@ -178,6 +152,12 @@ impl TlsStore {
             User::Cluster(tls) => Some(tls.clone()),
             User::Listener(_) => None,
         })
+    }
+
+    /// Until when the certificates in use are good, in seconds since 1970, by listener.
+    pub(crate) fn expiries(&self) -> impl Iterator<Item = (&str, i64)> {
+        let entries = self.entries.iter();
+        entries.map(|entry| (entry.name.as_str(), entry.state().expires))
     }
 
     /// Looks at all files and takes over those that have changed. Reads from the disk.
@@ -204,14 +184,11 @@ impl TlsStore {
 }
 
 impl Entry {
-    fn load(
-        name: String,
-        files: Files,
-        user: impl FnOnce(&Files, &Contents) -> Result<User, Problem>,
-    ) -> Result<Self, Problem> {
-        let contents = files.read()?;
-        let expires = files.expiry(&contents)?;
-        let user = user(&files, &contents)?;
+    fn load(source: Source) -> Result<Self, Problem> {
+        let contents = source.files.read()?;
+        let expires = source.files.expiry(&contents)?;
+        let user = source.user(&contents)?;
+        let Source { name, files, .. } = source;
         count::certificate_expiry(&name, expires);
         let state = Mutex::new(State {
             seen: contents.digest(),

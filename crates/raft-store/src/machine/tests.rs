@@ -238,3 +238,27 @@ fn sent(effects: &[Effect]) -> Vec<String> {
     };
     effects.iter().filter_map(payload).collect()
 }
+
+/// Whoever waits for a message is told by which command it came.
+#[test]
+fn each_effect_is_told_with_its_command() {
+    let mut shard = Tested::new();
+    let epoch = shard.connect("c");
+    shard.subscribe("c", epoch, "t", Qos::AtLeastOnce);
+    let publish = |topic: &str| Command::Publish {
+        client_id: client("publisher"),
+        epoch: Epoch(1),
+        message: message(topic, topic, Qos::AtLeastOnce),
+        retained_version: None,
+    };
+    let commands = [publish("t"), publish("nobody"), publish("t")];
+    let batch = Batch {
+        proposer: ProposerId::Idempotent,
+        sequence: 0,
+        leader_time: shard.now(),
+        commands: commands.iter().map(encode_command).collect(),
+    };
+    let applied = shard.machine.apply(shard.index + 1, &batch);
+    assert_eq!(applied.effects_after, [1, 1, 2]);
+    assert_eq!(sent(&applied.effects), ["t", "t"]);
+}
