@@ -11,10 +11,10 @@ use crate::access::{
     with_user,
 };
 
-const ALICE: (&str, &str) = ("alice", "pencil");
+pub(crate) const ALICE: (&str, &str) = ("alice", "pencil");
 const BOB: (&str, &str) = ("bob", "pencil");
 /// May do everything; it watches.
-const ROOT: (&str, &str) = ("root", "pencil");
+pub(crate) const ROOT: (&str, &str) = ("root", "pencil");
 
 const ROOT_RULE: &str = r##"
 [[acl]]
@@ -24,17 +24,17 @@ topics = ["#"]
 "##;
 
 /// A node with these users and rules.
-async fn ruled(name: &'static str, files: &Files, rules: &str) -> Cluster {
+pub(crate) async fn ruled(name: &'static str, files: &Files, rules: &str) -> Cluster {
     files.passwords(&[ALICE, BOB, ROOT]);
     cluster(name, 1, auth(files, rules)).await
 }
 
-fn auth(files: &Files, rules: &str) -> String {
+pub(crate) fn auth(files: &Files, rules: &str) -> String {
     let passwords = files.key("password_file", "passwd");
     format!("{passwords}anonymous = true\n{ROOT_RULE}{rules}")
 }
 
-async fn put_in_force(cluster: &mut Cluster, files: &Files, rules: &str) {
+pub(crate) async fn put_in_force(cluster: &mut Cluster, files: &Files, rules: &str) {
     cluster.set_auth(auth(files, rules));
     reload(cluster, 1, RELOADED).await;
 }

@@ -15,6 +15,7 @@
 
 mod access;
 mod acl;
+mod acl_sessions;
 mod admin;
 mod authentication;
 mod boundary;

@@ -61,8 +61,8 @@ pub(crate) async fn accept(
     };
     let decoder = Decoder::from_client(limits);
     let mut wire = Wire::new(transport, decoder, &broker.pressure.budget);
-    let connect = match timeout_at(deadline, wire.next_packet()).await {
-        Ok(Ok(Some(Packet::Connect(connect)))) => *connect,
+    let packet = match timeout_at(deadline, wire.next_packet()).await {
+        Ok(Ok(Some(Packet::Connect(connect)))) => connect,
         Ok(Ok(_)) => {
             if wire.has_no_memory() {
                 count::connection_rejected(&origin.listener, "buffers_full");
@@ -75,16 +75,17 @@ pub(crate) async fn accept(
         }
         Ok(Err(error)) => return refuse_malformed(wire, &origin, &error).await,
     };
+    let connect: &Connect = &packet;
     let policy = broker.access();
     let admitted = broker.drain.admit().and_then(|()| broker.overload.admit());
-    let admitted = admitted.and_then(|()| auth::way(&policy, &connect, &origin));
-    let checked = admitted.and_then(|way| Ok((way, admit(&broker, &connect)?)));
+    let admitted = admitted.and_then(|()| auth::way(&policy, connect, &origin));
+    let checked = admitted.and_then(|way| Ok((way, admit(&broker, connect)?)));
     let (way, mut terms) = match checked {
         Ok(checked) => checked,
-        Err(refused) => return refuse(wire, &connect, &origin, refused).await,
+        Err(refused) => return refuse(wire, connect, &origin, refused).await,
     };
     // Before the session is touched: who fails here takes over nothing [MQTT-3.1.4-2].
-    let login = auth::login(&broker, (&policy, way), &mut wire, (&connect, &origin));
+    let login = auth::login(&broker, (&policy, way), &mut wire, (connect, &origin));
     let principal = match login.await {
         Ok((principal, proof)) => {
             terms.proof = proof;
@@ -96,16 +97,16 @@ pub(crate) async fn accept(
                 count::violation(reason_code);
             }
             let refused = Refused { reason_code, cause };
-            return refuse(wire, &connect, &origin, refused).await;
+            return refuse(wire, connect, &origin, refused).await;
         }
     };
     if terms.proof.is_some()
-        && let Err(refused) = check_connack(&broker, &connect, &terms)
+        && let Err(refused) = check_connack(&broker, connect, &terms)
     {
-        return refuse(wire, &connect, &origin, refused).await;
+        return refuse(wire, connect, &origin, refused).await;
     }
     let admitted = Admitted { principal, policy };
-    open(broker, wire, (origin, admitted), (connect, terms)).await;
+    open(broker, wire, (origin, admitted), (packet, terms)).await;
 }
 
 /// This node may not serve now.
@@ -125,14 +126,15 @@ async fn open(
     broker: Arc<Broker>,
     mut wire: Wire,
     (origin, admitted): (Origin, Admitted),
-    (connect, mut terms): (Connect, Terms),
+    (packet, mut terms): (Box<Connect>, Terms),
 ) {
+    let connect: &Connect = &packet;
     if wire.is_gone() {
         // Read late, after a pause of this node: the client is somewhere else by now.
         return;
     }
     let Some(life) = broker.serving() else {
-        return refuse(wire, &connect, &origin, UNAVAILABLE).await;
+        return refuse(wire, connect, &origin, UNAVAILABLE).await;
     };
     let mailbox = Arc::new(Mailbox::new(live_limits(&broker), &broker.pressure));
     let connection = life.registry.open(&mailbox);
@@ -145,15 +147,15 @@ async fn open(
         terms.client_id = assigned_client_id(&holder).unwrap_or(terms.client_id);
     }
     let rights = admitted.rights(&terms.client_id);
-    if let Err(refused) = check_will(&rights, &connect) {
+    if let Err(refused) = check_will(&rights, connect) {
         life.registry.close(connection);
-        return refuse(wire, &connect, &origin, refused).await;
+        return refuse(wire, connect, &origin, refused).await;
     }
     let shard = broker.shard_of(&terms.client_id);
     let is_discarded = connect.clean_start && broker.knows(&terms.client_id);
     let (sender, mut answer) = oneshot::channel();
     let owner = admitted.principal.user.clone();
-    let command = connect_command(&connect, &terms, (holder, owner));
+    let command = connect_command(connect, &terms, (holder, owner));
     let command = Command::Connect(Box::new(command));
     life.propose(shard, &command, CommandWaiter::Task(sender));
     let answered = life
@@ -165,7 +167,7 @@ async fn open(
         Ok(opened) => opened,
         Err(refused) => {
             life.registry.close(connection);
-            refuse(wire, &connect, &origin, refused).await;
+            refuse(wire, connect, &origin, refused).await;
             if response.is_none() {
                 close_when_open(&life, shard, terms.client_id, answer).await;
             }
@@ -173,7 +175,7 @@ async fn open(
         }
     };
     let client = client(
-        (&connect, &terms),
+        (connect, &terms),
         (origin, admitted, rights),
         (shard, holder, &opened),
     );
@@ -182,7 +184,7 @@ async fn open(
         life,
         wire,
         (client, mailbox),
-        (&connect, &terms, opened),
+        (packet, terms, opened),
     )
     .await;
 }
@@ -229,13 +231,13 @@ async fn begin(
     life: Arc<Life>,
     mut wire: Wire,
     (client, mailbox): (Client, Arc<Mailbox>),
-    (connect, terms, opened): (&Connect, &Terms, Opened),
+    (connect, terms, opened): (Box<Connect>, Terms, Opened),
 ) {
     if !broker.lease.is_held() {
         // Without its lease a node acknowledges nothing (G8).
         life.registry.close(client.holder.connection);
         client.record_closed(&broker, &life, &End::never_open());
-        return refuse(wire, connect, &client.origin, UNAVAILABLE).await;
+        return refuse(wire, &connect, &client.origin, UNAVAILABLE).await;
     }
     if opened.formers {
         client.put_up_fences(&life);
@@ -243,7 +245,7 @@ async fn begin(
     let place = if opened.hosted {
         SessionPlace::Hosted(HostedSession::default())
     } else {
-        SessionPlace::Transient(Box::new(transient_session(terms)))
+        SessionPlace::Transient(Box::new(transient_session(&terms)))
     };
     life.registry.join(
         client.holder.connection,
@@ -253,7 +255,7 @@ async fn begin(
     );
     life.registry
         .describe(client.holder.connection, ConnectionFacts::of(&client));
-    let connack = connack(&broker, connect, terms, opened.session_present);
+    let connack = connack(&broker, &connect, &terms, opened.session_present);
     wire.send(&Packet::Connack(Box::new(connack)), connect.version);
     count::connection_opened(&client.origin.listener);
     let outcome = SessionOutcome {
@@ -265,6 +267,8 @@ async fn begin(
         client_id = client.client_id.as_str(), address = %client.origin.address,
         epoch = %client.epoch, session_present = opened.session_present, "connected"
     );
+    // Nothing of it is needed any more, least of all the password, and it keeps what was read alive.
+    drop((connect, terms));
     Connection::new((broker, life), wire, client, mailbox, place)
         .serve()
         .await;

@@ -266,11 +266,17 @@ impl Connection {
         (stored, waited_s): (&StoredMessage, u32),
         transmission: Transmission,
     ) {
-        // At QoS 2 the client may have it and wait for PUBREL: to it the id is taken.
-        let is_known = transmission == Transmission::Repeated && delivery.qos == Qos::ExactlyOnce;
-        if !is_known && !self.may_receive(&stored.message.topic) {
+        if !self.may_receive(&stored.message.topic) {
             count::dropped("acl");
-            self.complete_unsent(packet_id, (delivery.qos, ReasonCode::NotAuthorized));
+            // On an earlier connection the client may have got it at QoS 2, and waits for PUBREL: the
+            // id is taken to it. PUBREL is what follows; who never got it answers 0x92.
+            let may_have_it = transmission == Transmission::Repeated;
+            let refusal = if may_have_it {
+                ReasonCode::Success
+            } else {
+                ReasonCode::NotAuthorized
+            };
+            self.complete_unsent(packet_id, (delivery.qos, refusal));
             return;
         }
         let topic_form = self.outbound_aliases.form(&stored.message.topic);

@@ -29,8 +29,9 @@ pub(crate) enum End {
         /// The rule broken, if one was.
         rule: Option<String>,
     },
-    /// The broker closes it because its will may not be published any more; nor is it.
-    WillDenied,
+    /// The broker closes it with this code and cause, and its will is not published: the client may not
+    /// any more, or is banned.
+    Expelled(ReasonCode, &'static str),
     /// This life of the node is over; nothing can be recorded under it any more.
     LifeOver,
 }
@@ -58,7 +59,7 @@ impl End {
         match self {
             Self::ClientGone | Self::Disconnected { .. } => None,
             Self::Closed { reason_code, .. } => Some(*reason_code),
-            Self::WillDenied => Some(ReasonCode::NotAuthorized),
+            Self::Expelled(reason_code, _) => Some(*reason_code),
             Self::LifeOver => Some(ReasonCode::UseAnotherServer),
         }
     }
@@ -71,7 +72,7 @@ impl End {
             } => rule,
             Self::Closed { cause, .. } => reason::of_cause(cause),
             Self::ClientGone | Self::Disconnected { .. } => "",
-            Self::WillDenied => reason::of_cause("acl"),
+            Self::Expelled(_, cause) => reason::of_cause(cause),
             Self::LifeOver => reason::of_cause("no_lease"),
         }
     }
@@ -84,7 +85,7 @@ impl End {
                 session_expiry_interval_s,
                 ending,
             } => (*session_expiry_interval_s, *ending),
-            Self::WillDenied => (None, Ending::Normal),
+            Self::Expelled(..) => (None, Ending::Normal),
             Self::ClientGone | Self::Closed { .. } | Self::LifeOver => (None, Ending::Abnormal),
         }
     }
@@ -138,9 +139,9 @@ impl End {
                 count::violation(*reason_code);
                 cause
             }
-            Self::WillDenied => {
-                tracing::info!(client_id, %address, cause = "acl", "connection closed");
-                "acl"
+            Self::Expelled(reason_code, cause) => {
+                tracing::info!(client_id, %address, ?reason_code, cause, "connection closed");
+                cause
             }
             Self::LifeOver => "node_down",
         }
@@ -156,7 +157,7 @@ impl End {
                 cause: "kicked", ..
             } => "client_kicked",
             Self::Closed { .. }
-            | Self::WillDenied
+            | Self::Expelled(..)
             | Self::ClientGone
             | Self::Disconnected { .. }
             | Self::LifeOver => return,

@@ -35,7 +35,10 @@ impl Connection {
         if self.is_left_to_others(publish.qos) {
             return Ok(());
         }
-        if !sys_topics::is_open(&topic) || !self.may_publish(&topic) {
+        // What was taken under other rules was not refused: its repeat is not either, or the client would
+        // use an id again that its session still holds.
+        let was_taken = self.was_taken(publish.qos, publish.packet_id);
+        if !was_taken && (!sys_topics::is_open(&topic) || !self.may_publish(&topic)) {
             self.refuse_topic(&publish);
             return Ok(());
         }
@@ -59,6 +62,16 @@ impl Connection {
             self.hand_on(packet_id, message, None);
         }
         Ok(())
+    }
+
+    /// A hosted session holds this id of QoS 2 until PUBREL.
+    fn was_taken(&self, qos: Qos, packet_id: Option<PacketId>) -> bool {
+        match (&self.place, packet_id) {
+            (SessionPlace::Hosted(hosted), Some(id)) if qos == Qos::ExactlyOnce => {
+                hosted.awaiting_pubrel.contains(&id)
+            }
+            (SessionPlace::Hosted(_) | SessionPlace::Transient(_), _) => false,
+        }
     }
 
     /// What the rules say.

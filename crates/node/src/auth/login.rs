@@ -25,7 +25,7 @@ use super::passwords::Passwords;
 use super::policy::AccessPolicy;
 use super::principal::{Evidence, Principal};
 use super::throttle::Throttle;
-use super::tokens;
+use super::{scram, tokens};
 use crate::broker::Broker;
 use crate::client::Origin;
 use crate::count::{self, LoginResult};
@@ -154,11 +154,7 @@ pub(crate) async fn login(
         Way::Exchange => exchange(broker, policy, wire, (connect, origin)).await,
         Way::Certificate => by_certificate(origin),
         Way::Token => by_token(broker, policy, (connect, origin)),
-        Way::Password => {
-            let checked = by_password(broker, policy, (connect, origin));
-            let timed = timeout(broker.config.mqtt.connect_timeout, checked).await;
-            timed.unwrap_or(Err(Failure::Refused(ReasonCode::ServerBusy, "login_queue")))
-        }
+        Way::Password => by_password(broker, policy, (connect, origin)).await,
     };
     let result = result.and_then(|(principal, proof)| {
         let client_id = connect.client_id.as_str();
@@ -210,11 +206,14 @@ async fn exchange(
     wire: &mut Wire,
     (connect, origin): (&Connect, &Origin),
 ) -> Result<(Principal, Option<Proof>), Failure> {
-    check_throttle(broker, origin, None)?;
+    let claimed = connect.authentication_data.as_deref();
+    let claimed = claimed.and_then(scram::claimed_user);
+    let claimed = claimed.as_deref();
+    check_throttle(broker, origin, claimed)?;
     let outcome = exchange::authenticate(broker, policy, wire, connect).await;
     match &outcome {
         Ok(proof) => note(broker, origin, Some(&proof.identity.user), true),
-        Err(Failure::Refused(ReasonCode::NotAuthorized, _)) => note(broker, origin, None, false),
+        Err(Failure::Refused(ReasonCode::NotAuthorized, _)) => note(broker, origin, claimed, false),
         Err(Failure::Refused(..) | Failure::Gone) => {}
     }
     let proof = outcome?;
@@ -276,7 +275,9 @@ fn by_token(
             .then_some(verified)
             .ok_or("its sub is not the user name of CONNECT")
     });
-    note(broker, origin, user, verified.is_ok());
+    // Nobody guesses the token of a user: failures say nothing about one.
+    let shown = verified.as_ref().map(|verified| verified.user.as_str());
+    note(broker, origin, shown.ok(), verified.is_ok());
     let verified = verified.map_err(|problem| {
         let (client_id, address) = (connect.client_id.as_str(), origin.address);
         tracing::info!(client_id, %address, problem, "token not taken");
@@ -348,7 +349,13 @@ async fn hash(
 ) -> Result<Option<Fingerprint>, Failure> {
     let internal = |_closed| Failure::Refused(ReasonCode::ServerUnavailable, "internal");
     let hashing = Arc::clone(&broker.logins.hashing);
-    let turn = hashing.acquire_owned().await.map_err(internal)?;
+    // Only the wait has a limit: whose turn it is gets its answer. If more want to log in than can be
+    // looked at, those are refused that wait too long, and the others are let in as fast as can be.
+    let patience = broker.config.mqtt.connect_timeout / 2;
+    let turn = timeout(patience, hashing.acquire_owned())
+        .await
+        .map_err(|_elapsed| Failure::Refused(ReasonCode::ServerBusy, "login_queue"))?
+        .map_err(internal)?;
     // Others may have failed while this one waited.
     check_throttle(broker, origin, claimed(connect))?;
     let user = claimed(connect).unwrap_or_default().to_owned();

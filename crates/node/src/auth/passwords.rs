@@ -15,15 +15,13 @@ use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher as _;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
-use argon2::password_hash::{
-    Error as HashError, PasswordHash, PasswordHashString, PasswordHasher as _,
-    PasswordVerifier as _, SaltString,
-};
-use argon2::{Argon2, Params};
+use argon2::password_hash::{Error as HashError, PasswordHasher as _, SaltString};
+use argon2::{Algorithm, Argon2, Params, Version};
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use sha2::{Digest as _, Sha512};
 use subtle::ConstantTimeEq as _;
 
@@ -37,6 +35,7 @@ const HASH_BYTES: usize = 64;
 const ITERATIONS_MAX: u32 = 10_000_000;
 const ARGON2_KIB_MAX: u32 = 1024 * 1024;
 const ARGON2_PASSES_MAX: u32 = 64;
+const ARGON2_BROKEN: &str = "the hash behind $argon2id$ is not complete";
 
 /// All users of a file.
 #[derive(Debug)]
@@ -57,7 +56,11 @@ struct Stored {
 
 #[derive(Clone)]
 enum Hash {
-    Argon2(PasswordHashString),
+    Argon2 {
+        parameters: Params,
+        salt: Vec<u8>,
+        hash: Vec<u8>,
+    },
     Pbkdf2 {
         iterations: u32,
         salt: Vec<u8>,
@@ -128,9 +131,15 @@ impl Passwords {
 impl Hash {
     fn fits(&self, password: &[u8]) -> bool {
         match self {
-            Self::Argon2(hash) => {
-                let hash = hash.password_hash();
-                Argon2::default().verify_password(password, &hash).is_ok()
+            Self::Argon2 {
+                parameters,
+                salt,
+                hash,
+            } => {
+                let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, parameters.clone());
+                let mut computed = vec![0; hash.len()];
+                let done = argon2.hash_password_into(password, salt, &mut computed);
+                done.is_ok() && bool::from(computed.ct_eq(hash))
             }
             Self::Pbkdf2 {
                 iterations,
@@ -173,7 +182,8 @@ fn parse_line(line: &str) -> Result<(&str, Stored), &'static str> {
 fn parse_hash(text: &str) -> Result<Stored, &'static str> {
     let parts: Vec<&str> = text.split('$').collect();
     let hash = match parts.as_slice() {
-        ["", "argon2id", ..] => argon2id(text)?,
+        ["", "argon2id", "v=19", costs, salt, hash] => argon2id(costs, salt, hash)?,
+        ["", "argon2id", ..] => return Err(ARGON2_BROKEN),
         ["", "7", iterations, salt, hash] => {
             let iterations = iterations.parse::<u32>().ok().filter(|number| *number > 0);
             Hash::Pbkdf2 {
@@ -196,17 +206,34 @@ fn parse_hash(text: &str) -> Result<Stored, &'static str> {
     })
 }
 
-fn argon2id(text: &str) -> Result<Hash, &'static str> {
-    const BROKEN: &str = "the hash behind $argon2id$ is not complete";
-    let hash = PasswordHash::new(text).map_err(|_why| BROKEN)?;
-    let parameters = Params::try_from(&hash).map_err(|_why| BROKEN)?;
-    if hash.hash.is_none() || hash.salt.is_none() {
-        return Err(BROKEN);
+/// By hand: the salts of mosquitto are longer than what crates for such lines take.
+fn argon2id(costs: &str, salt: &str, hash: &str) -> Result<Hash, &'static str> {
+    let mut numbers = costs.split(',');
+    let mut cost = |name: &str| {
+        let number = numbers.next()?.strip_prefix(name)?;
+        number.parse::<u32>().ok()
+    };
+    let (Some(memory_kib), Some(passes), Some(lanes)) = (cost("m="), cost("t="), cost("p=")) else {
+        return Err(ARGON2_BROKEN);
+    };
+    if numbers.next().is_some() {
+        return Err(ARGON2_BROKEN);
     }
-    if parameters.m_cost() > ARGON2_KIB_MAX || parameters.t_cost() > ARGON2_PASSES_MAX {
+    if memory_kib > ARGON2_KIB_MAX || passes > ARGON2_PASSES_MAX {
         return Err("the hash asks for more than 1 GiB of memory or more than 64 passes");
     }
-    Ok(Hash::Argon2(hash.serialize()))
+    let bytes = |text: &str, allowed: RangeInclusive<usize>| {
+        let bytes = STANDARD_NO_PAD.decode(text).ok();
+        let bytes = bytes.filter(|bytes| allowed.contains(&bytes.len()));
+        bytes.ok_or(ARGON2_BROKEN)
+    };
+    let (salt, hash) = (bytes(salt, 8..=128)?, bytes(hash, 16..=128)?);
+    let parameters = Params::new(memory_kib, passes, lanes, Some(hash.len()));
+    Ok(Hash::Argon2 {
+        parameters: parameters.map_err(|_why| ARGON2_BROKEN)?,
+        salt,
+        hash,
+    })
 }
 
 fn salt_of(text: &str) -> Result<Vec<u8>, &'static str> {
@@ -239,6 +266,10 @@ mod tests {
         "$7$101$s9+n+TFMGHO1Aj1z$Ykkae7Gfqp/odm3H05UqWjHz9XglA2A3zu2iGY0J77q6faWYbQ9bu+JxIvp93UyTVm83PJOA8vw/zCaPyq4T8Q==",
     ];
 
+    /// From the reference implementation, by argon2-cffi, with salt and hash as long as mosquitto 2.1
+    /// makes them.
+    const LONG_SALT: &str = "$argon2id$v=19$m=64,t=1,p=1$AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw$1txh88c3blCbVGN7+LurmrsWre6nCys66Dzx901aaYr/s3RlxuXiaFuCQb87p7Wb/xv+RHbJsTpbhnZ+sR/Eiw";
+
     fn passwords(lines: &[String]) -> Result<Passwords, CredentialsError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("passwd");
@@ -250,7 +281,7 @@ mod tests {
     fn each_kind_of_hash_fits_its_password_and_no_other() {
         let own = hash_password("pencil").unwrap();
         assert!(own.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{own}");
-        for hash in [&own, MOSQUITTO[0], MOSQUITTO[1]] {
+        for hash in [&own, MOSQUITTO[0], MOSQUITTO[1], LONG_SALT] {
             let passwords = passwords(&[format!("a:b:{hash}"), String::new()]).unwrap();
             let fits = |user, password: &str| passwords.fits(user, password.as_bytes()).is_some();
             assert!(fits("a:b", "pencil"), "{hash}");

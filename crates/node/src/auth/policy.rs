@@ -79,7 +79,7 @@ impl AccessPolicy {
         }
         Err(Refused {
             reason_code: ReasonCode::Banned,
-            cause: "banned",
+            cause: BANNED,
         })
     }
 
@@ -95,6 +95,9 @@ impl AccessPolicy {
         );
     }
 }
+
+/// Cause of the end of who is banned.
+pub(super) const BANNED: &str = "banned";
 
 impl Broker {
     /// Who is let in and what they may do, from now on.

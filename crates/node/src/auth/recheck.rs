@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use codec::TopicFilter;
+use codec::{ReasonCode, TopicFilter};
 
-use super::policy::AccessPolicy;
+use super::policy::{AccessPolicy, BANNED};
 use crate::acl::{Grant, Rights, Subject};
 use crate::connection::Connection;
 use crate::end::End;
@@ -17,10 +17,7 @@ impl Connection {
     pub(crate) fn take_access(&mut self, policy: Arc<AccessPolicy>) -> Result<(), End> {
         let client = &mut self.client;
         let client_id = client.client_id.as_str();
-        client
-            .principal
-            .recheck(&policy, client_id, &client.origin)
-            .map_err(|refused| End::closed(refused.reason_code, refused.cause))?;
+        let admitted = client.principal.recheck(&policy, client_id, &client.origin);
         let subject = Subject {
             user: client.principal.user(),
             client_id,
@@ -29,31 +26,39 @@ impl Connection {
         client.rights = Rights::new(&policy.rules, subject);
         client.policy = policy;
         let will = client.will_topic.as_ref();
-        if will.is_some_and(|topic| !client.rights.may_publish(topic)) {
-            return Err(End::WillDenied);
+        let is_will_denied = will.is_some_and(|topic| !client.rights.may_publish(topic));
+        match admitted {
+            Ok(()) if is_will_denied => {
+                return Err(End::Expelled(ReasonCode::NotAuthorized, "acl"));
+            }
+            Ok(()) => {}
+            // Nor is the will published of who is banned.
+            Err(refused) if is_will_denied || refused.cause == BANNED => {
+                return Err(End::Expelled(refused.reason_code, refused.cause));
+            }
+            Err(refused) => return Err(End::closed(refused.reason_code, refused.cause)),
         }
-        self.holds_back = false;
         let filters = self.life.registry.filters(self.client.holder.connection);
         self.recheck_subscriptions(filters.iter());
         Ok(())
     }
 
-    /// Looks at subscriptions that were granted under other rules, or may have been: what is not
-    /// allowed of them is held back, and shared ones end.
+    /// Looks at subscriptions that were granted under other rules, or may have been: shared ones that
+    /// are not allowed end, and of everything that is delivered from now on the topic is looked at. A
+    /// session's messages outlive its subscriptions, so those that it has now do not tell what waits.
     pub(crate) fn recheck_subscriptions<'a>(
         &mut self,
         filters: impl Iterator<Item = &'a TopicFilter>,
     ) {
-        if !self.client.rights.are_limited() {
+        self.holds_back = self.client.rights.are_limited();
+        if !self.holds_back {
             return;
         }
         let mut ended = Vec::new();
         for filter in filters {
-            match self.client.rights.grant(filter) {
-                Grant::Whole => {}
-                // What one member does not get would be lost for the others too.
-                Grant::Denied if filter.is_shared() => ended.push(filter.clone()),
-                Grant::InPart | Grant::Denied => self.holds_back = true,
+            // What one member does not get would be lost for the others too.
+            if filter.is_shared() && self.client.rights.grant(filter) == Grant::Denied {
+                ended.push(filter.clone());
             }
         }
         if !ended.is_empty() {

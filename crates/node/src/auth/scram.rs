@@ -24,6 +24,14 @@ pub(crate) struct Scram {
     users: Arc<ScramUsers>,
 }
 
+/// The user name in a client's first message (RFC 5802, section 7: `n=` after the GS2 header), as the
+/// client claims it; `None`: there is none, which the exchange will find out.
+pub(super) fn claimed_user(first: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(first).ok()?;
+    let name = text.split(',').nth(2)?.strip_prefix("n=")?;
+    Some(name.replace("=2C", ",").replace("=3D", "="))
+}
+
 /// One exchange; of no use after [`Step::Accepted`] and [`Step::Refused`].
 pub(crate) struct Exchange {
     session: Session<Name>,
@@ -231,6 +239,19 @@ mod tests {
                 Step::Refused => return (Step::Refused, false),
             }
         }
+    }
+
+    #[test]
+    fn the_first_message_names_the_user() {
+        for (first, user) in [
+            ("n,,n=alice,r=nonce", Some("alice")),
+            ("n,a=x,n=a=2Cb=3Dc,r=nonce", Some("a,b=c")),
+            ("n,,r=nonce", None),
+            ("", None),
+        ] {
+            assert_eq!(claimed_user(first.as_bytes()).as_deref(), user, "{first}");
+        }
+        assert_eq!(claimed_user(&[0xFF, b',', b',']), None);
     }
 
     #[test]
