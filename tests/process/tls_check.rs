@@ -9,9 +9,14 @@ use tokio::process::Command;
 use crate::scene::options;
 
 async fn check(folder: &Path, more: &[&str]) -> Output {
+    check_by("tls", folder, more).await
+}
+
+/// `holdfast tls check` or `holdfast config check`.
+async fn check_by(what: &str, folder: &Path, more: &[&str]) -> Output {
     let file = folder.join("holdfast.toml");
     let mut command = Command::new(options().binary);
-    command.args(["tls", "check", "--config"]).arg(file);
+    command.args(what).arg("check").arg("--config").arg(file);
     command.args(more).output().await.expect("it starts")
 }
 
@@ -64,6 +69,16 @@ async fn certificates_are_checked_without_a_node() {
 
     configure(folder, &good.cert, &expired.key);
     assert_eq!(check(folder, &[]).await.status.code(), Some(1));
+    // As a start would.
+    let ran = check_by("config", folder, &[]).await;
+    assert_eq!(ran.status.code(), Some(2), "{}", text(&ran.stdout));
+    configure(folder, &folder.join("missing.crt"), &good.key);
+    let ran = check_by("config", folder, &[]).await;
+    assert_eq!(ran.status.code(), Some(2), "{}", text(&ran.stdout));
+    assert!(text(&ran.stderr).contains("missing.crt"));
+    configure(folder, &good.cert, &good.key);
+    let ran = check_by("config", folder, &[]).await;
+    assert_eq!(ran.status.code(), Some(0), "{}", text(&ran.stderr));
     std::fs::write(
         folder.join("holdfast.toml"),
         "[[listener]]\nkind = \"tea\"\n",

@@ -261,7 +261,10 @@ fn broker(
 }
 
 /// How nodes make sure of each other.
-fn peer_security(config: &Config, tls: &TlsStore) -> Result<PeerSecurity, StartError> {
+///
+/// # Errors
+/// The secret cannot be read, or is too short.
+pub(crate) fn peer_security(config: &Config, tls: &TlsStore) -> Result<PeerSecurity, StartError> {
     let secret_file = config.cluster.secret_file.as_ref();
     if let Some(tls) = tls.cluster() {
         if secret_file.is_some() {

@@ -13,6 +13,8 @@ use crate::admin::Tokens;
 use crate::auth::AccessPolicy;
 use crate::config::{self, Printed};
 use crate::error::StartError;
+use crate::server::peer_security;
+use crate::transport::TlsStore;
 
 /// What `config init` writes: everything that is not a comment is the default.
 const EXAMPLE: &str = include_str!("example.toml");
@@ -62,6 +64,7 @@ pub fn config(arguments: &ConfigArguments, format: AnswerFormat) -> Result<(), S
             if let Some(path) = &config.admin.token_file {
                 Tokens::read(path)?;
             }
+            peer_security(config, &TlsStore::load(config)?)?;
             let kind = if config.cluster.is_single_node() {
                 "a single node".to_owned()
             } else {
