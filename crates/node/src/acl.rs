@@ -14,9 +14,11 @@ mod rights;
 
 use std::sync::Arc;
 
-use codec::TopicFilter;
+use codec::{TopicFilter, TopicName};
 
 use crate::config::{AclRule, Actions, Permission, Who};
+use crate::connection::Connection;
+use crate::count::{self, AclAction};
 
 pub(crate) use rights::{Grant, Rights};
 
@@ -29,6 +31,21 @@ pub(crate) struct Subject<'a> {
     pub(crate) client_id: &'a str,
     /// What its token says.
     pub(crate) groups: &'a [String],
+}
+
+impl Connection {
+    /// Whether the rules let the client publish to a topic.
+    pub(crate) fn may_publish(&self, topic: &TopicName) -> bool {
+        let rights = &self.client.rights;
+        !rights.are_limited() || count::acl_check(AclAction::Publish, rights.may_publish(topic))
+    }
+
+    /// Whether the rules let the client have messages of a topic. Looked at only if something of what
+    /// it subscribed to is not allowed.
+    pub(crate) fn may_receive(&self, topic: &TopicName) -> bool {
+        !self.holds_back
+            || count::acl_check(AclAction::Receive, self.client.rights.may_receive(topic))
+    }
 }
 
 /// A rule for one connection.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use codec::{
     Ack, Packet, PacketId, PublishHeader, Qos, ReasonCode, Timestamp, TopicFilter, TopicForm,
-    TopicName,
 };
 use codec::{encode_publish, encoded_publish_len};
 use raft_store::{Acknowledgement, Command};
@@ -12,7 +11,7 @@ use session::{Body, Delivery, DropCause, Input, Output, Resend, StoredMessage, S
 
 use crate::clock;
 use crate::connection::Connection;
-use crate::count::{self, AclAction};
+use crate::count;
 use crate::end::End;
 use crate::session_place::SessionPlace;
 
@@ -320,13 +319,6 @@ impl Connection {
         if let Some(since) = self.sends_since {
             self.tally.timed(qos, since);
         }
-    }
-
-    /// Whether the rules let the client have messages of a topic. Looked at only if something of what
-    /// it subscribed to is not allowed.
-    pub(crate) fn may_receive(&self, topic: &TopicName) -> bool {
-        !self.holds_back
-            || count::acl_check(AclAction::Receive, self.client.rights.may_receive(topic))
     }
 
     /// Not sent: as if the client had acknowledged it, or refused it with this code.

@@ -8,7 +8,7 @@ use session::{Input, Output};
 
 use crate::clock;
 use crate::connection::Connection;
-use crate::count::{self, AclAction};
+use crate::count;
 use crate::end::End;
 use crate::hold::Hold;
 use crate::life::Destination;
@@ -37,7 +37,8 @@ impl Connection {
         }
         // What was taken under other rules was not refused: its repeat is not either, or the client would
         // use an id again that its session still holds.
-        let was_taken = self.was_taken(publish.qos, publish.packet_id);
+        let was_taken = publish.qos == Qos::ExactlyOnce
+            && (publish.packet_id).is_some_and(|id| self.place.holds_for_pubrel(id));
         if !was_taken && (!sys_topics::is_open(&topic) || !self.may_publish(&topic)) {
             self.refuse_topic(&publish);
             return Ok(());
@@ -62,22 +63,6 @@ impl Connection {
             self.hand_on(packet_id, message, None);
         }
         Ok(())
-    }
-
-    /// A hosted session holds this id of QoS 2 until PUBREL.
-    fn was_taken(&self, qos: Qos, packet_id: Option<PacketId>) -> bool {
-        match (&self.place, packet_id) {
-            (SessionPlace::Hosted(hosted), Some(id)) if qos == Qos::ExactlyOnce => {
-                hosted.awaiting_pubrel.contains(&id)
-            }
-            (SessionPlace::Hosted(_) | SessionPlace::Transient(_), _) => false,
-        }
-    }
-
-    /// What the rules say.
-    fn may_publish(&self, topic: &TopicName) -> bool {
-        let rights = &self.client.rights;
-        !rights.are_limited() || count::acl_check(AclAction::Publish, rights.may_publish(topic))
     }
 
     /// The client may not publish there, as nobody may below `$SYS/`: nobody gets the message. 3.1.1 has
@@ -375,9 +360,7 @@ impl Connection {
     /// until PUBREL.
     fn is_first(&mut self, packet_id: PacketId) -> Result<bool, End> {
         let session = match &mut self.place {
-            SessionPlace::Hosted(hosted) => {
-                return Ok(!hosted.awaiting_pubrel.contains(&packet_id));
-            }
+            SessionPlace::Hosted(_) => return Ok(!self.place.holds_for_pubrel(packet_id)),
             SessionPlace::Transient(session) => session,
         };
         let mut outputs = Vec::new();

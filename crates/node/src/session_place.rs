@@ -58,6 +58,14 @@ impl SessionPlace {
         }
     }
 
+    /// A hosted session holds this id of QoS 2 until PUBREL. Of a transient one the session itself knows.
+    pub(crate) fn holds_for_pubrel(&self, packet_id: PacketId) -> bool {
+        match self {
+            Self::Hosted(hosted) => hosted.awaiting_pubrel.contains(&packet_id),
+            Self::Transient(_) => false,
+        }
+    }
+
     /// The connection is gone: peers need not ask for its filters any more.
     pub(crate) fn leave(&self, life: &Life) {
         match self {
