@@ -16,7 +16,7 @@ async fn check(folder: &Path, more: &[&str]) -> Output {
 async fn check_by(what: &str, folder: &Path, more: &[&str]) -> Output {
     let file = folder.join("holdfast.toml");
     let mut command = Command::new(options().binary);
-    command.args(what).arg("check").arg("--config").arg(file);
+    command.arg(what).arg("check").arg("--config").arg(file);
     command.args(more).output().await.expect("it starts")
 }
 
