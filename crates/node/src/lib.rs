@@ -52,6 +52,7 @@ pub mod metrics;
 mod open_files;
 mod outbox;
 mod overload;
+mod pattern;
 mod peers;
 mod pending;
 mod pressure;

@@ -10,12 +10,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Answers;
-use super::clients::{find, incomplete, is_like};
+use super::clients::{find, incomplete};
 use super::cursor;
 use super::problem::{Problem, ok};
 use super::request::{Name, NoParams, Params, limit};
 use super::retained::qos_number;
 use super::walk::Walk;
+use crate::pattern::is_like;
 use crate::proto::query::Subscription;
 use crate::query::{Cluster, Connections};
 
